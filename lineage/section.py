@@ -1,0 +1,83 @@
+"""The strict base of all configuration, and its loader: a wrong key is one clear error, never a silent default."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lineage.errors import BadInput
+
+
+class Section(BaseModel):
+    """A frozen configuration section that refuses unknown keys, so that a misspelt key is an error and not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping from a file.
+
+    Raises:
+        BadInput: the file is missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(path, "", f"cannot be read ({error.strerror})", "give the path of an existing file") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(path, f"byte {error.start}", "is not UTF-8", "save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}" if mark else ""
+        raise BadInput(path, line, "is not valid YAML", "check indentation and quotes there") from None
+    if not isinstance(value, dict):
+        raise BadInput(path, "", "does not hold a mapping of keys", "start with `name:`; see flows/recipes/")
+    return value
+
+
+def parse(model: type[SectionType], value: Any, where: str | Path, prefix: str = "") -> SectionType:
+    """Validates a value as a section.
+
+    Args:
+        where: the file that the value came from, for the error.
+        prefix: the dotted path of the value in that file, for the error.
+
+    Raises:
+        BadInput: naming the first wrong field and, for an unknown key, the known key that is nearest to it.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"]]
+        field = ".".join([prefix, *parts] if prefix else parts)
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(parts[-1], _keys_at(model, parts[:-1]), n=1)
+            fix = f"did you mean `{near[0]}`?" if near else "remove it"
+            raise BadInput(where, field, "unknown key", fix) from None
+        if first["type"] == "missing":
+            raise BadInput(where, field, "is missing", "add it") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        raise BadInput(where, field, f"{problem} (got {first['input']!r})", "correct the value") from None
+
+
+def _keys_at(model: type[BaseModel], parts: list[str]) -> list[str]:
+    """Returns the keys that a model allows at a dotted path; follows nested sections, stops at anything else."""
+    for part in parts:
+        field = model.model_fields.get(part)
+        nested = _types_in(field.annotation) if field else []
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _types_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _types_in(part)]

@@ -1,0 +1,154 @@
+"""One stage at work in its folder: locked, continued after a kill, and proven by a record that is written last."""
+
+import fcntl
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lineage.bundle import MANIFEST, describe_file
+from lineage.errors import BadInput, GoldpathError
+from lineage.files import canonical_json, list_files, sha256_file, sha256_text, write_json
+from lineage.job import Job
+from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_outputs
+from lineage.stamp import make_stamp
+
+STARTED = "started.json"
+NOT_OUTPUTS = frozenset({RECORD, STARTED, "job.yaml"})
+
+
+class StageRun:
+    """Holds a stage's output folder while its work is done.
+
+    >>> job, config = load_stage(Path("job.yaml"), TrainingConfig)
+    >>> with StageRun(job, out) as run:
+    ...     if not run.finished:
+    ...         run.finish(metrics=train(config, out))
+
+    Attributes:
+        fingerprint: the stage's identity; the parents were verified while it was computed.
+        finished: the record, where this very stage already finished here; None while there is work to do.
+
+    Raises (on entry):
+        BadInput: the version already holds another result, or the folder cannot be written.
+        Tampered: a parent's or an own file is not what its record says.
+        GoldpathError: another process is at work in the folder.
+    """
+
+    def __init__(self, job: Job, out: Path, extra_inputs: Mapping[str, str] | None = None) -> None:
+        self.job, self.out = job, out
+        self.inputs = {**job.inputs(), **(extra_inputs or {})}
+        self.fingerprint = job.fingerprint(self.inputs)
+        self.finished: Record | None = None
+        self._lock: IO[str] | None = None
+        self._start = time.monotonic()
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def __enter__(self) -> "StageRun":
+        self._take_folder()
+        if (self.out / RECORD).is_file():
+            self.finished = self._existing_record()
+        else:
+            self._discard_foreign_work()
+            write_json(self.out / STARTED, {"fingerprint": self.fingerprint, "at": self._started_at})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._lock:
+            self._lock.close()
+
+    def finish(self, metrics: Mapping[str, Metric], data_version: str = "") -> Record:
+        """Hashes every output in the folder, then writes the record.
+
+        Hidden files, links and the job file are no outputs.
+
+        Args:
+            metrics: the stage's main figures.
+            data_version: the DVC version of the data that the stage wrote; "" takes the parents' one.
+        """
+        job = self.job
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        outputs = {path.relative_to(self.out).as_posix(): path for path in list_files(self.out)}
+        record = Record(
+            stage=job.stage,
+            name=job.name,
+            version=job.version,
+            config=job.config,
+            fingerprint=self.fingerprint,
+            stamp=make_stamp(sha256_text(canonical_json(job.config)), data_version or _inherited_data_version(job)),
+            parents={role: _describe_parent(folder) for role, folder in job.parents.items()},
+            inputs=self.inputs,
+            outputs={name: describe_file(path) for name, path in outputs.items() if name not in NOT_OUTPUTS},
+            metrics=dict(metrics),
+            argv=[sys.executable, *sys.orig_argv[1:]],
+            started_at=self._started_at,
+            seconds=round(time.monotonic() - self._start, 3),
+            cpu_seconds=round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
+            peak_memory_bytes=max(u.ru_maxrss for u in usage) * 1024,  # Linux counts ru_maxrss in KiB
+        )
+        write_json(self.out / RECORD, record.model_dump(mode="json"))
+        (self.out / STARTED).unlink(missing_ok=True)
+        self.finished = record
+        return record
+
+    def _take_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.out / ".lock").open("a+")
+        except OSError as error:
+            raise BadInput(
+                self.out, "", f"cannot be written ({error.strerror})", "choose a folder that you may write"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise GoldpathError(f"{self.out}: another process is running this stage. Fix: wait for it, or end it") from None
+
+    def _existing_record(self) -> Record:
+        record = read_record(self.out)
+        if record.fingerprint != self.fingerprint:
+            raise BadInput(
+                self.out,
+                f"version {self.job.version}",
+                f"already holds a finished `{self.job.stage}` with another configuration or other inputs",
+                "choose a new `version:` in the recipe; a finished version never changes",
+            )
+        verify_outputs(self.out, record)
+        return record
+
+    def _discard_foreign_work(self) -> None:
+        """Unfinished work of the same identity is continued; work of another identity never happened, so it goes."""
+        started: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            started = json.loads((self.out / STARTED).read_text(encoding="utf-8"))
+        if not started or started.get("fingerprint") == self.fingerprint:
+            return
+        print(f"{self.out}: discarding unfinished work of another configuration", file=sys.stderr)
+        for path in self.out.iterdir():
+            if path.name in {".lock", "job.yaml"}:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _describe_parent(folder: Path) -> Parent:
+    if (folder / RECORD).is_file():
+        return Parent(path=str(folder), fingerprint=read_record(folder).fingerprint, sha256=sha256_file(folder / RECORD))
+    manifest = folder / MANIFEST
+    sha = sha256_file(manifest) if manifest.is_file() else ""
+    return Parent(path=str(folder), fingerprint=sha, sha256=sha)
+
+
+def _inherited_data_version(job: Job) -> str:
+    versions = [read_record(folder).stamp.data_version for folder in job.parents.values() if (folder / RECORD).is_file()]
+    return next((version for version in versions if version), "")
