@@ -1,0 +1,130 @@
+"""Starts a stage as the subprocess that a person could type, and ends it with its starter.
+
+The job file is written beside the outputs first, so `python -m <room> --config <out>/job.yaml --out <out>` replays it.
+"""
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lineage.errors import ExitCode, GoldpathError
+from lineage.files import write_atomic
+from lineage.job import Job, dump_job
+from lineage.privacy import TELEMETRY_OFF
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+ROOMS = {
+    "data": ["data_contracts"],
+    "pretrain": ["training"],
+    "sft": ["training"],
+    "dpo": ["training"],
+    "evaluate": ["evaluation"],
+    "gate": ["evaluation"],
+    "canary": ["serving", "canary"],
+}
+TRAINING_STAGES = ("pretrain", "sft", "dpo")
+SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class StageFailed(GoldpathError):
+    """A stage ended without a record. Its own message is on stderr; the exit code is passed on."""
+
+    def __init__(self, stage: str, code: int, command: list[str], tail: list[str]) -> None:
+        self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
+        said = next((line for line in reversed(tail) if line.startswith("error: ")), tail[-1] if tail else "it said nothing")
+        cause = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"stage `{stage}` {cause}: {said.removeprefix('error: ')}\n  replay: {shlex.join(command)}")
+
+
+def stage_command(job: Job, out: Path) -> list[str]:
+    """Returns the command line of a stage: torchrun for several processes, plain Python for one."""
+    arguments = ["--config", str(out / "job.yaml"), "--out", str(out)]
+    processes = int(job.resources.get("processes", 1)) if job.stage in TRAINING_STAGES else 1
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        return [sys.executable, *torchrun, "-m", *ROOMS[job.stage], *arguments]
+    return [sys.executable, "-m", *ROOMS[job.stage], *arguments]
+
+
+def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Runs one stage to its end and returns the JSON line that it printed, with its exit code as `exit_code`.
+
+    Args:
+        accepted: exit codes that are outcomes, not failures (a gate that says no ends with 3).
+
+    Raises:
+        StageFailed: the stage ended with any other code.
+    """
+    write_atomic(out / "job.yaml", dump_job(job))
+    command = stage_command(job, out)
+    environment = os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches the stage once, from here, and not twice
+        preexec_fn=_die_with_starter,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    tail: deque[str] = deque(maxlen=40)
+    echo = threading.Thread(target=_echo, args=(process.stderr, tail, out / ".stage.log"), daemon=True)
+    echo.start()
+    try:
+        said = process.stdout.read().decode(errors="replace").strip().splitlines()
+        code = process.wait()
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        echo.join(timeout=10)
+    if code not in accepted:
+        raise StageFailed(job.stage, code, command, list(tail))
+    try:
+        result: dict[str, Any] = json.loads(said[-1]) if said else {}
+    except ValueError:
+        result = {}
+    return {**result, "exit_code": code}
+
+
+def _echo(stream: IO[bytes], tail: "deque[str]", log: Path) -> None:
+    """Passes a stage's stderr on as it comes (progress bars included), and keeps its last lines and a log."""
+    rest = b""
+    with log.open("ab") as file:
+        while chunk := os.read(stream.fileno(), 65536):
+            sys.stderr.write(chunk.decode(errors="replace"))
+            sys.stderr.flush()
+            file.write(chunk)
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            tail.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
+    if rest.strip():
+        tail.append(rest.decode(errors="replace").strip())
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Asks a stage and its children to end, and ends them if they do not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        try:
+            process.wait(timeout=SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _die_with_starter() -> None:
+    """Runs in the child: a killed flow must not leave a training run behind that nobody watches."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
