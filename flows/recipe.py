@@ -1,0 +1,96 @@
+"""A recipe: one YAML file that describes one model release. This room only composes the sections that the stages own."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from data_contracts.config import DataConfig
+from evaluation.config import EvaluationConfig, GatePolicy
+from lineage.errors import BadInput
+from lineage.section import Section, parse, read_yaml
+from serving.config import CanaryPolicy
+from training.config import ModelConfig, Resources, TrainingConfig
+
+SHIPPED = Path(__file__).parent / "recipes"
+OBJECTIVES = ("pretrain", "sft", "dpo")
+
+
+class Recipe(Section):
+    """One model release, from its data to its canary.
+
+    Attributes:
+        name: the model's name; all its versions share it.
+        version: this release's version. A finished version never changes: edit the recipe, then raise this.
+        pretrain, sft, dpo: the training stages, in this order; leave out what the release does not need.
+        gate, release: the policies of the two decisions. Neither has a default: no decision without a written policy.
+        resources: how to execute; never part of the identity.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")
+    data: DataConfig
+    model: ModelConfig
+    pretrain: TrainingConfig | None = None
+    sft: TrainingConfig | None = None
+    dpo: TrainingConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GatePolicy
+    release: CanaryPolicy
+    resources: Resources = Resources()
+
+    @property
+    def objectives(self) -> list[str]:
+        """The training stages that this recipe has, in the order in which they run."""
+        return [objective for objective in OBJECTIVES if getattr(self, objective) is not None]
+
+
+def load_recipe(where: str, version: str | None = None) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        where: a file, or the name of a recipe that Goldpath ships (`pystdlib`).
+        version: takes the place of the file's `version:`.
+
+    Raises:
+        BadInput: naming file, field and fix.
+    """
+    path = find_recipe(where)
+    value = read_yaml(path)
+    if version is not None:
+        value["version"] = version
+    if isinstance(value.get("version"), (int, float)):
+        value["version"] = str(value["version"])  # YAML reads `version: 1.0` as a number
+    for objective in OBJECTIVES:
+        if isinstance(value.get(objective), dict):
+            value[objective].setdefault("objective", objective)
+    resolve_paths(value, path.parent)
+    recipe = parse(Recipe, value, path)
+    for objective in recipe.objectives:
+        if (named := getattr(recipe, objective).objective) != objective:
+            raise BadInput(path, f"{objective}.objective", f"is `{named}`", f"remove it: the section's name says `{objective}`")
+    if not recipe.objectives and not recipe.model.base:
+        raise BadInput(path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`")
+    return recipe
+
+
+def find_recipe(where: str) -> Path:
+    """Returns the file of a recipe, by path or by the name of a shipped one."""
+    path = Path(where)
+    shipped = SHIPPED / f"{where}.yaml"
+    if path.exists() or not shipped.exists():
+        return path
+    return shipped
+
+
+def resolve_paths(value: dict[str, Any], folder: Path) -> None:
+    """Makes the recipe's own paths absolute: they are written relative to the recipe, wherever the command is typed."""
+    data, model = value.get("data"), value.get("model")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict) and isinstance(source.get("path"), str) and "://" not in source["path"]:
+            source["path"] = str((folder / source["path"]).resolve())
+    base = model.get("base") if isinstance(model, dict) else None
+    if isinstance(base, str) and base and "@" not in base and (folder / base).exists():
+        assert isinstance(model, dict)
+        model["base"] = str((folder / base).resolve())
