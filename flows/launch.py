@@ -42,7 +42,10 @@ class StageFailed(GoldpathError):
 
     def __init__(self, stage: str, code: int, command: list[str], tail: list[str]) -> None:
         self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
-        said = next((line for line in reversed(tail) if line.startswith("error: ")), tail[-1] if tail else "it said nothing")
+        self.interrupted = code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # ended from outside
+        said = next(
+            (line for line in reversed(tail) if line.startswith("error: ")), tail[-1] if tail else "it said nothing"
+        )
         cause = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         super().__init__(f"stage `{stage}` {cause}: {said.removeprefix('error: ')}\n  replay: {shlex.join(command)}")
 
@@ -78,7 +81,8 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
         start_new_session=True,  # Ctrl-C reaches the stage once, from here, and not twice
         preexec_fn=_die_with_starter,
     )
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     tail: deque[str] = deque(maxlen=40)
     echo = threading.Thread(target=_echo, args=(process.stderr, tail, out / ".stage.log"), daemon=True)
     echo.start()

@@ -68,9 +68,13 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
     recipe = parse(Recipe, value, path)
     for objective in recipe.objectives:
         if (named := getattr(recipe, objective).objective) != objective:
-            raise BadInput(path, f"{objective}.objective", f"is `{named}`", f"remove it: the section's name says `{objective}`")
+            raise BadInput(
+                path, f"{objective}.objective", f"is `{named}`", f"remove it: the section's name says `{objective}`"
+            )
     if not recipe.objectives and not recipe.model.base:
-        raise BadInput(path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`")
+        raise BadInput(
+            path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`"
+        )
     return recipe
 
 

@@ -1,0 +1,121 @@
+"""Charts as inline SVG, drawn by matplotlib: readable on a dark and on a light page, with no file beside the page."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#808691"  # a grey that reads on white and on near-black
+COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
+
+
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Draws one panel per training stage: loss by step, and validation loss as dots.
+
+    Args:
+        histories: rows of `history.jsonl` by panel title.
+    """
+    figure, axes = _panels(len(histories), height=2.6)
+    for axis, (title, rows) in zip(axes, histories.items(), strict=True):
+        training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+        validation = [(row["step"], row["validation_loss"]) for row in rows if row.get("validation_loss") is not None]
+        axis.plot(*zip(*training, strict=True), color=COLOURS[0], linewidth=1.2, label="training") if training else None
+        axis.plot(
+            *zip(*validation, strict=True), "o-", color=COLOURS[1], markersize=4, label="validation"
+        ) if validation else None
+        axis.set(title=title, xlabel="step", ylabel="loss")
+        _legend(axis)
+    return _svg(figure, "Loss by training step, one panel per stage")
+
+
+def score_bars(metric: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Draws one metric as horizontal bars with confidence intervals.
+
+    Args:
+        scores: `value`, `low` and `high` by model label, drawn from top to bottom.
+    """
+    figure, (axis,) = _panels(1, height=0.6 + 0.34 * len(scores))
+    labels = list(scores)
+    values = [scores[label]["value"] for label in labels]
+    below = [max(0.0, score["value"] - score["low"]) for score in scores.values()]
+    above = [max(0.0, score["high"] - score["value"]) for score in scores.values()]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
+    axis.barh(labels, values, xerr=[below, above], color=colours, ecolor=INK, capsize=3, height=0.66)
+    for row, value in enumerate(values):
+        axis.text(0.005, row, f" {value:.3g}", va="center", color="white", fontsize=8, transform=axis.get_yaxis_transform())
+    axis.invert_yaxis()
+    axis.set_title(metric)
+    return _svg(figure, f"{metric} by model with confidence intervals")
+
+
+def funnel_bars(kinds: Mapping[str, Mapping[str, int]]) -> str:
+    """Draws where the rows of each kind went: kept, quarantined, duplicates, contaminated, as shares of rows in."""
+    parts = ("kept", "quarantined", "duplicates", "contaminated")
+    figure, (axis,) = _panels(1, height=0.9 + 0.4 * len(kinds))
+    for row, counts in enumerate(kinds.values()):
+        left = 0.0
+        for part, colour in zip(parts, (COLOURS[2], COLOURS[4], COLOURS[5], COLOURS[3]), strict=True):
+            share = 100 * counts[part] / max(1, counts["rows_in"])
+            axis.barh(row, share, left=left, color=colour, height=0.66, label=part if row == 0 else None)
+            left += share
+    axis.set_yticks(range(len(kinds)), [f"{kind} ({counts['rows_in']:,} in)" for kind, counts in kinds.items()])
+    axis.invert_yaxis()
+    axis.set(xlabel="% of rows in", xlim=(0, 100))
+    _legend(axis)
+    return _svg(figure, "Data funnel: where the rows of each kind went")
+
+
+def canary_timeline(title: str, steps: Sequence[Mapping[str, Any]]) -> str:
+    """Draws a canary: intended weight as steps, and the share of bad answers of both arms at each look.
+
+    Args:
+        steps: per look `seconds` since the start, `weight` (%), `canary_bad` and `stable_bad` (%, None where unknown).
+    """
+    figure, (axis,) = _panels(1, height=2.4)
+    seconds = [step["seconds"] for step in steps]
+    axis.step(seconds, [step["weight"] for step in steps], where="post", color=COLOURS[0], label="weight of the canary")
+    for arm, colour in (("canary_bad", COLOURS[4]), ("stable_bad", COLOURS[2])):
+        points = [(step["seconds"], step[arm]) for step in steps if step.get(arm) is not None]
+        if points:
+            axis.plot(
+                *zip(*points, strict=True), "o--", color=colour, markersize=4, label=arm.replace("_bad", ": bad answers")
+            )
+    axis.set(title=title, xlabel="seconds", ylabel="%", ylim=(-3, 103))
+    _legend(axis)
+    return _svg(figure, f"Canary timeline of {title}")
+
+
+def _panels(count: int, height: float) -> "tuple[Figure, list[Axes]]":
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.fonttype": "none", "font.size": 9, "axes.titlesize": 10, "svg.hashsalt": "goldpath"})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, max(1, count), figsize=(8.6, height), squeeze=False, layout="constrained")
+    for axis in axes[0]:
+        axis.patch.set_alpha(0)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(INK)
+        axis.tick_params(colors=INK)
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            text.set_color(INK)
+    return figure, list(axes[0])
+
+
+def _legend(axis: "Axes") -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, labelcolor=INK, fontsize=8)
+
+
+def _svg(figure: "Figure", description: str) -> str:
+    from matplotlib import pyplot
+
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+    drawing = text.getvalue()
+    return drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -1,0 +1,208 @@
+"""What a recipe would run and what it would reuse: the stages as jobs, and one decision per stage.
+
+A stage is reused when a finished record, of this version or of another, has the same fingerprint: the same
+configuration and the same bytes to read.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.recipe import Recipe
+from lineage.bundle import MANIFEST
+from lineage.errors import BadInput
+from lineage.job import Job
+from lineage.record import RECORD, Record, read_record, verify_outputs
+from lineage.stage import finished_record, started_fingerprint
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+PACKED = {"pretrain": "packed/pretrain/*", "sft": "packed/sft/*", "dpo": "packed/preference/*"}
+Action = Literal["done", "reuse", "continue", "run", "later"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: what to run, and where it writes."""
+
+    job: Job
+    out: Path
+
+    @property
+    def stage(self) -> str:
+        """The stage's folder name; `job.stage` is its kind (`gate-0.9.0` is of kind `gate`)."""
+        return self.out.name
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What will happen to a step.
+
+    Attributes:
+        action: `done` finished here before · `reuse` finished under another version · `continue` a killed run goes on ·
+            `run` from the start · `later` known once the stages before it have run.
+        source: the folder that is reused.
+    """
+
+    action: Action
+    source: Path | None = None
+
+
+def steps_of(recipe: Recipe, settings: "Settings") -> list[Step]:
+    """Returns the recipe's stages from data to evaluation, each with its parents.
+
+    The gate is not among them: what it compares with depends on the champion of the moment (`gate_step`).
+    """
+    folder = settings.runs / recipe.name / recipe.version
+    base = resolve_base(recipe, settings)
+    steps = [_step(recipe, folder / "data", recipe.data.model_dump(mode="json"), _data_parents(recipe, base), {})]
+    previous = base
+    for objective in recipe.objectives:
+        parents = {"data": folder / "data"} | ({"base": previous} if previous else {})
+        reads = {"data": ["tokenizer/*", PACKED[objective]], "base": ["bundle/*"]}
+        model = None if previous else recipe.model.model_dump(mode="json")
+        config = {"model": model, "training": getattr(recipe, objective).model_dump(mode="json")}
+        steps.append(_step(recipe, folder / objective, config, parents, reads))
+        previous = folder / objective
+    assert previous is not None  # load_recipe refuses a recipe with neither a base nor a training stage
+    scored, reads = _models_to_score(recipe, folder, base, previous)
+    parents = {"data": folder / "data", **scored}
+    steps.append(_step(recipe, folder / "evaluate", recipe.evaluation.model_dump(mode="json"), parents, reads))
+    return steps
+
+
+def gate_step(recipe: Recipe, settings: "Settings", champion: str | None, champion_scores: Path | None) -> Step:
+    """Returns the gate's step: against the champion's scores, or by absolute thresholds where there is no champion."""
+    folder = settings.runs / recipe.name / recipe.version
+    parents = {"candidate": folder / "evaluate"} | ({"champion": champion_scores} if champion_scores else {})
+    out = folder / (f"gate-{champion}" if champion else "gate")
+    return _step(recipe, out, recipe.gate.model_dump(mode="json"), parents, {}, kind="gate")
+
+
+def champion_step(recipe: Recipe, settings: "Settings", champion: str, bundle: Path) -> Step:
+    """Returns the step that scores the champion on the candidate's golden sets, for when they changed since its release."""
+    folder = settings.runs / recipe.name / recipe.version
+    parents = {"data": folder / "data", "candidate": bundle}
+    config = recipe.evaluation.model_dump(mode="json")
+    return _step(recipe, folder / f"evaluate-{champion}", config, parents, {"data": ["golden/*"]}, kind="evaluate")
+
+
+def decide(step: Step, settings: "Settings") -> Decision:
+    """Decides what happens to a step, without changing anything.
+
+    Raises:
+        BadInput: this version already holds another result for the stage.
+        Tampered: something that would be read is not what its record says.
+    """
+    if any(_unfinished(parent, settings) for parent in step.job.parents.values()):
+        return Decision("later")
+    fingerprint = step.job.fingerprint(step.job.inputs() | source_inputs(step.job))
+    if finished_record(step.job, step.out, fingerprint):
+        return Decision("done")
+    for folder, record in finished_stages(settings, step.job.stage):
+        if record.fingerprint == fingerprint and folder != step.out:
+            verify_outputs(folder, record)
+            return Decision("reuse", folder)
+    return Decision("continue" if started_fingerprint(step.out) == fingerprint else "run")
+
+
+def link_reused(step: Step, source: Path) -> None:
+    """Makes a step's folder a relative link to the finished folder that it reuses; atomic, and repeatable after a kill."""
+    step.out.parent.mkdir(parents=True, exist_ok=True)
+    if step.out.is_dir() and not step.out.is_symlink():
+        shutil.rmtree(step.out)  # unfinished: decide() found no record in it
+    temporary = step.out.parent / f".{step.stage}.link"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(source.resolve(), step.out.parent.resolve()))
+    temporary.replace(step.out)
+
+
+def finished_stages(settings: "Settings", kind: str) -> Iterator[tuple[Path, Record]]:
+    """Yields every finished stage of a kind below `runs/`, links left out."""
+    for path in sorted(settings.runs.glob(f"*/*/{kind}*/{RECORD}")):
+        if not path.parent.is_symlink():
+            record = read_record(path.parent)
+            if record.stage == kind:
+                yield path.parent, record
+
+
+def final_bundle(settings: "Settings", name: str, version: str) -> Path:
+    """Returns the release bundle of a version: that of its last training stage.
+
+    Raises:
+        BadInput: the version has none.
+    """
+    folder = settings.runs / name / version
+    for objective in ("dpo", "sft", "pretrain"):
+        if (folder / objective / "bundle" / MANIFEST).is_file() and (folder / objective / RECORD).is_file():
+            return folder / objective / "bundle"
+    raise BadInput(f"{name}@{version}", "", "has no finished model", f"see what there is with `ls {settings.runs / name}`")
+
+
+def parse_address(address: str) -> tuple[str, str]:
+    """Splits `NAME@VERSION`."""
+    name, _, version = address.partition("@")
+    if not name or not version:
+        raise BadInput(address, "", "is not of the form NAME@VERSION", "see `goldpath models` for what there is")
+    return name, version
+
+
+def resolve_base(recipe: Recipe, settings: "Settings") -> Path | None:
+    """Returns the folder of the model that the recipe starts from; None where it starts from nothing or from a hub name."""
+    base = recipe.model.base
+    if "@" in base:
+        return final_bundle(settings, *parse_address(base))
+    return Path(base) if base and Path(base).is_dir() else None
+
+
+def source_inputs(job: Job) -> dict[str, str]:
+    """Returns digests of what a data stage reads from outside the house; other stages read stages only."""
+    if job.stage != "data":
+        return {}
+    from data_contracts.config import DataConfig
+    from data_contracts.sources import source_digests
+
+    return source_digests(DataConfig.model_validate(job.config))
+
+
+def _step(
+    recipe: Recipe, out: Path, config: dict[str, Any], parents: dict[str, Path], reads: dict[str, list[str]], kind: str = ""
+) -> Step:
+    job = Job(
+        name=recipe.name,
+        version=recipe.version,
+        stage=kind or out.name,
+        config=config,
+        parents=parents,
+        reads={role: patterns for role, patterns in reads.items() if role in parents},
+        resources=recipe.resources.model_dump(mode="json"),
+    )
+    return Step(job, out)
+
+
+def _data_parents(recipe: Recipe, base: Path | None) -> dict[str, Path]:
+    """A model that already exists brings its tokenizer: the data is packed with it."""
+    return {"tokenizer": base} if base else {}
+
+
+def _models_to_score(
+    recipe: Recipe, folder: Path, base: Path | None, last: Path
+) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """The candidate, and beside it what it grew from, so that the report shows what each stage brought."""
+    models: dict[str, Path] = {"base": base} if base else {}
+    if recipe.pretrain and not recipe.model.base:
+        models["untrained"] = folder / "pretrain"
+    models |= {objective: folder / objective for objective in recipe.objectives[:-1]}
+    models["candidate"] = last
+    reads = {role: ["initial/*" if role == "untrained" else "bundle/*"] for role in models}
+    return models, {"data": ["golden/*"], **reads}
+
+
+def _unfinished(parent: Path, settings: "Settings") -> bool:
+    """A stage folder of ours that has not finished yet; other folders are checked when they are read."""
+    inside = parent.resolve().is_relative_to(settings.runs.resolve())
+    return inside and not (parent / RECORD).is_file() and not (parent / MANIFEST).is_file()
