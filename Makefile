@@ -82,7 +82,7 @@ clean: ## Remove the virtual environment and caches; keeps .goldpath (your runs,
 # Without build isolation: the pinned setuptools builds it, and an offline re-run needs no index.
 .venv/.project: .venv/.torch pyproject.toml
 	@echo "install: goldpath and what it needs (3 of 4; one or two minutes)" >&2
-	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 # Last and without build isolation, because DeepSpeed's setup imports the torch that is installed.
