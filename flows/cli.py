@@ -130,8 +130,8 @@ def release(address: str, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("name")
-@click.option("--as", "user", required=True, help="Who rolls back.")
-@click.option("--reason", required=True, help="Why; kept in the ledger.")
+@click.option("--as", "user", envvar="USER", default="operator", help="Who rolls back (default: $USER).")
+@click.option("--reason", default="rolled back by hand", show_default=True, help="Why; kept in the ledger.")
 @as_json
 def rollback(name: str, user: str, reason: str, as_json: bool) -> int:
     """Make NAME's previous champion the champion again, at once."""
@@ -187,9 +187,9 @@ def main() -> None:
 
 def settings() -> "Settings":
     """Reads the settings from the environment (prefix GOLDPATH_)."""
-    from flows.settings import Settings
+    from flows.settings import load_settings
 
-    return Settings()
+    return load_settings()
 
 
 def emit(data: Any, as_json: bool, render: Callable[[Any], Any]) -> int:

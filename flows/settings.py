@@ -26,6 +26,7 @@ class Settings(BaseSettings):
         ledger_url: SQLAlchemy URL of the release ledger; "" means SQLite under `home`.
         prefect_api_url: `PREFECT_API_URL`; where it is set, that server is used and none is started.
         mlflow_tracking_uri: `MLFLOW_TRACKING_URI`; the same for MLflow.
+        stage_retries: how often a flow starts a stage again that was ended from outside (preempted, out of memory).
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
@@ -35,6 +36,7 @@ class Settings(BaseSettings):
     mlflow_port: Port = 0
     gateway_port: Port = 0
     ledger_url: str = ""
+    stage_retries: Annotated[int, Field(ge=0)] = 0
     prefect_api_url: str = Field(default="", validation_alias="PREFECT_API_URL")
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
 
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
     def mlflow_db(self) -> Path:
         """The embedded MLflow server's SQLite file; its artifacts lie beside it."""
         return self.home / "mlflow" / "mlflow.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server in use; where none is, its database itself."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.mlflow_db}"
 
     @property
     def ledger(self) -> str:

@@ -1,0 +1,62 @@
+"""data → pretrain → SFT → DPO → evaluation → gate → candidate: the first half of the golden path, on one page."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, Failed, State
+
+from flows.console import say
+from flows.gating import gate_against_champion
+from flows.plan import steps_of
+from flows.recipe import load_recipe
+from flows.release import register_candidate
+from flows.settings import load_settings
+from flows.tasks import stage_task
+from lineage.errors import BadInput
+
+
+@flow(name="build", flow_run_name="build-{recipe}", persist_result=False)
+def build_flow(recipe: str, version: str | None = None, only: str | None = None) -> State[Any]:
+    """Builds one version of a model and registers it as a candidate.
+
+    Args:
+        recipe: a recipe file, or the name of a shipped recipe.
+        version: takes the place of the recipe's version.
+        only: run this stage alone; the stages before it must have finished.
+
+    Returns:
+        Completed, or Failed and named `GateFailed` where the verdict is not `pass`; the data is the same summary.
+    """
+    settings = load_settings()
+    plan = load_recipe(recipe, version)
+    steps = steps_of(plan, settings)
+    if only is not None and only not in [step.stage for step in steps]:
+        raise BadInput("--only", only, "is no stage of this recipe", f"take one of {', '.join(s.stage for s in steps)}")
+
+    summary: dict[str, Any] = {"name": plan.name, "version": plan.version, "verdict": None, "stages": {}}
+    for step in steps:
+        if only in (None, step.stage):
+            record = stage_task(step, settings)
+            summary["stages"][step.stage] = {"seconds": record.seconds, "out": str(step.out), "metrics": record.metrics}
+    if only is not None:
+        return Completed(message=f"{only} finished", data=summary)
+
+    gate = gate_against_champion(plan, settings)
+    candidate = register_candidate(plan, settings, gate)
+    summary |= {"verdict": gate.verdict, "reasons": gate.reasons, "against": gate.champion, "digest": candidate.digest}
+    summary["stages"]["gate"] = {"seconds": gate.record.seconds, "out": str(gate.folder), "metrics": gate.record.metrics}
+    _show(summary)
+    if gate.verdict != "pass":
+        say("gate", f"{gate.verdict}: {plan.name}@{plan.version} cannot be approved", {})
+        return Failed(name="GateFailed", message="; ".join(gate.reasons), data=summary)
+    say("candidate", f"{plan.name}@{plan.version} is registered and waits for approval")
+    return Completed(message=f"{plan.name}@{plan.version} waits for approval", data=summary)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """Leaves the outcome where people look: in the Prefect UI."""
+    lines = [f"# {summary['name']}@{summary['version']}: gate **{summary['verdict']}**", ""]
+    lines += [f"- {reason}" for reason in summary["reasons"]]
+    lines += ["", f"Digest `{summary['digest']}`. Report: `{summary['stages']['gate']['out']}/report.html`"]
+    create_markdown_artifact("\n".join(lines), key=f"{summary['name'].replace('_', '-')}-gate", description="Gate verdict")

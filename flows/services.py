@@ -1,0 +1,294 @@
+"""The servers that Goldpath starts for itself: Prefect, MLflow, the gateway and a Prefect worker, on 127.0.0.1.
+
+>>> with running(load_settings(), "prefect", "mlflow") as services:
+...     services["prefect"].url
+'http://127.0.0.1:40123'
+
+A second command finds what the first one started and uses it. Each user of a service holds a shared lock on it, so that
+its starter knows when nobody needs it any more; the kernel drops the lock of a user that is killed.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from flows.processes import MARK, choose_port, die_with_parent, end_family, is_alive, signals_end_with_cleanup
+from flows.service_commands import COMMANDS, client_environment, service_environment
+from flows.settings import Settings
+from lineage.errors import BadInput, GoldpathError
+from lineage.files import write_json
+
+START_DEADLINE = 120.0  # seconds; Prefect's first start migrates its database: 8 s on two quiet cores
+LOG_TAIL = 15  # lines
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service, as `services.json` lists it.
+
+    Attributes:
+        pid: its process; None where it does not run, or where it runs elsewhere (`PREFECT_API_URL`).
+        started: when the process was created, in seconds since 1970.
+        port: the port on 127.0.0.1; kept after a stop, so that URLs stay the same.
+        url: what a browser opens.
+    """
+
+    name: str
+    pid: int | None
+    started: float
+    port: int
+    url: str
+
+    @property
+    def external(self) -> bool:
+        """Whether somebody else runs it."""
+        return self.port == 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the very process that was started still runs (not another one that got its pid)."""
+        return self.pid is not None and is_alive(self.pid, self.started)
+
+
+def read_services(settings: Settings) -> dict[str, Service]:
+    """Returns what `services.json` lists; an unreadable file lists nothing, as it is only a memory."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        listed = json.loads(settings.services.read_text(encoding="utf-8"))
+        return {name: Service(name=name, **entry) for name, entry in listed.items()}
+    return {}
+
+
+def state_of(service: Service) -> str:
+    """Returns `live`, `not responding`, `dead` (it should run) or `stopped`."""
+    if not service.external and not service.alive:
+        return "stopped" if service.pid is None else "dead"
+    return "live" if responds(service) else "not responding"
+
+
+def responds(service: Service) -> bool:
+    """Asks the service's health endpoint."""
+    try:
+        # trust_env=False: a proxy of the environment has no business on 127.0.0.1
+        answer = httpx.get(service.url + COMMANDS[service.name].health, timeout=5, trust_env=service.external)
+    except httpx.HTTPError:
+        return False
+    return answer.is_success
+
+
+def log_of(settings: Settings, name: str) -> Path:
+    """The log file of a service."""
+    return settings.logs / f"{name}.log"
+
+
+def log_tail(settings: Settings, name: str) -> str:
+    """Returns the last lines that a service wrote."""
+    with suppress(OSError):
+        lines = log_of(settings, name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(f"  | {line}" for line in lines[-LOG_TAIL:])
+    return "  | (no log)"
+
+
+class Services:
+    """The services that one command uses. Made by `running`.
+
+    Attributes:
+        used: every service in use by name, those of other starters included.
+        started: the names that this command started and must end.
+    """
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        self.settings, self.report = settings, report
+        self.used: dict[str, Service] = {}
+        self.started: list[str] = []
+        self._leases = ExitStack()
+        self._lease_of: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> Service:
+        return self.used[name]
+
+    def bring_up(self, names: tuple[str, ...]) -> None:
+        """Makes sure that each named service runs, and waits until all of them answer.
+
+        Raises:
+            GoldpathError: one did not start; the message ends with its log's last lines.
+            BadInput: a port that the settings ask for is in use.
+        """
+        with _locked(self.settings.home / "services.lock"):
+            starting: dict[str, subprocess.Popen[bytes]] = {}
+            for name in sorted(set(names), key=list(COMMANDS).index):
+                if COMMANDS[name].needs in starting:  # a worker's server must answer before the worker starts
+                    self._wait(starting)
+                found = self._find(name)
+                if found is None:
+                    starting[name] = self._start(name)
+                else:
+                    self.used[name] = found
+                self._lease(name)
+            self._wait(starting)
+
+    def revive(self, name: str) -> None:
+        """Starts a service again that died, on its old port."""
+        self.bring_up((name,))
+
+    def end(self, linger: bool) -> None:
+        """Ends what this command started, in reverse order; with `linger`, each as soon as no other command uses it."""
+        for name in reversed(self.started):
+            if linger:
+                self._wait_for_users(name)
+            with _locked(self.settings.home / "services.lock"):
+                self._stop(name)
+        self._leases.close()
+
+    def _find(self, name: str) -> Service | None:
+        url = {"prefect": self.settings.prefect_api_url.removesuffix("/api"), "mlflow": self.settings.mlflow_tracking_uri}
+        if elsewhere := url.get(name):
+            return Service(name, None, 0.0, 0, elsewhere)
+        known = read_services(self.settings).get(name)
+        return known if known and known.alive and responds(known) else None
+
+    def _start(self, name: str) -> "subprocess.Popen[bytes]":
+        settings, command = self.settings, COMMANDS[name]
+        known = read_services(settings).get(name)
+        mark = f"{name}@{settings.home}"
+        end_family(mark, known.pid if known else None)  # what a killed command left behind, or what hangs
+        wanted = getattr(settings, f"{name}_port", 0)
+        port = choose_port(wanted, known.port if known else 0)
+        if port is None:
+            variable = f"GOLDPATH_{name.upper()}_PORT"
+            raise BadInput("environment", variable, f"port {wanted} is in use", "end its user, or choose another port")
+        log = log_of(settings, name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.is_file():
+            log.replace(log.with_suffix(".previous.log"))
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, *command.arguments(settings, port)],
+                env=service_environment(settings, self._urls()) | command.extra(port) | {MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal reaches the starter, which then ends them in order
+                preexec_fn=die_with_parent,
+            )
+        self.started.append(name)
+        created = psutil.Process(process.pid).create_time()
+        self.used[name] = Service(name, process.pid, created, port, f"http://127.0.0.1:{port}")
+        self._remember(self.used[name])
+        return process
+
+    def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]") -> None:
+        """Waits until every started service answers, and empties the dictionary."""
+        begin = time.monotonic()
+        while starting:
+            for name, process in list(starting.items()):
+                if process.poll() is not None:
+                    self._give_up(name, f"ended with exit code {process.returncode} while it started")
+                elif responds(self.used[name]):
+                    self.report(f"{name} is up at {self.used[name].url} ({time.monotonic() - begin:.1f} s)")
+                    del starting[name]
+                elif time.monotonic() - begin > START_DEADLINE:
+                    self._give_up(name, f"did not answer within {START_DEADLINE:.0f} s")
+            time.sleep(0.05 if starting else 0)
+
+    def _give_up(self, name: str, problem: str) -> None:
+        log = log_of(self.settings, name)
+        tail = log_tail(self.settings, name)
+        raise GoldpathError(f"{name} {problem}. Fix: read {log}; `goldpath doctor` checks the installation\n{tail}")
+
+    def _stop(self, name: str) -> None:
+        service = self.used[name]
+        end_family(f"{name}@{self.settings.home}", service.pid)
+        self._remember(Service(name, None, 0.0, service.port, service.url))
+
+    def _remember(self, service: Service) -> None:
+        listed = read_services(self.settings) | {service.name: service}
+        entries = {name: {k: v for k, v in asdict(entry).items() if k != "name"} for name, entry in listed.items()}
+        write_json(self.settings.services, entries)
+
+    def _urls(self) -> dict[str, str]:
+        return {name: service.url for name, service in self.used.items()}
+
+    def _lease(self, name: str) -> None:
+        if name not in self._lease_of:
+            path = self.settings.home / "leases" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._leases.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_SH)
+            self._lease_of[name] = file.fileno()
+
+    def _wait_for_users(self, name: str) -> None:
+        told = False
+        while True:
+            try:
+                fcntl.flock(self._lease_of[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if not told:
+                    self.report(f"another command still uses {name}: waiting for it (Ctrl-C ends {name} now)")
+                    told = True
+                time.sleep(0.2)
+
+
+@contextmanager
+def running(settings: Settings, *names: str, linger: bool = True, report: Report = lambda _: None) -> Iterator[Services]:
+    """Runs the named services (`prefect`, `mlflow`, `gateway`, `worker`) for as long as the block lasts.
+
+    Those that already run are used, not started. Inside the block, this process's environment points Prefect, MLflow and
+    child processes to them; Prefect's ephemeral server is switched off for good.
+
+    Args:
+        linger: on leaving, wait for other commands that use what this one started; False ends it at once.
+        report: gets one line per event.
+
+    Raises:
+        GoldpathError, BadInput: a service did not start; see `Services.bring_up`.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("environment", "GOLDPATH_HOME", f"{settings.home}: {error.strerror}", "choose another") from None
+    services = Services(settings, report)
+    before = dict(os.environ)
+    with signals_end_with_cleanup():
+        try:
+            services.bring_up(names)
+            os.environ.update(client_environment(settings, services._urls()))
+            _tell_prefect()
+            yield services
+        except (KeyboardInterrupt, SystemExit, GoldpathError):
+            raise
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            try:
+                services.end(linger)
+            except KeyboardInterrupt:
+                services.end(linger=False)
+                raise
+
+
+def _tell_prefect() -> None:
+    """Prefect reads the environment once, at import; a process that imported it earlier must read it again."""
+    if "prefect.context" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock: one command at a time starts or ends services of a home."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
