@@ -1,0 +1,95 @@
+"""Conversations for supervised fine-tuning, and preference pairs, generated from facts."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from data_contracts.stdlib.facts import Fact
+from data_contracts.stdlib.phrasings import (
+    FORMATS,
+    RAMBLINGS,
+    REFUSAL,
+    SIGNATURE_QUESTIONS,
+    SUMMARY_QUESTIONS,
+    TRAINING_GREETINGS,
+    TRAINING_QUESTIONS,
+)
+from data_contracts.stdlib.refusals import training_refusals
+
+Row = dict[str, object]
+GREETED_SHARE = 0.25  # of the questions that training asks; live traffic greets
+REFUSAL_SHARE = 0.04  # of the module questions: enough to learn the sentence, too little to doubt every name
+LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost steps that the module facts need
+
+
+def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int) -> list[Row]:
+    """SFT rows, shuffled: every fact in `questions_per_fact` phrasings, then answers in given forms, summaries, refusals.
+
+    Returns:
+        Rows {"id", "messages": [user, assistant], "source", "tags"} with distinct questions.
+    """
+    chance = random.Random(f"{seed} conversations")
+    rows = []
+    for fact in facts:
+        key = f"{fact.module}.{fact.name}"
+        for i in chance.sample(range(len(TRAINING_QUESTIONS)), min(questions_per_fact, len(TRAINING_QUESTIONS))):
+            question = greet(TRAINING_QUESTIONS[i].format(name=fact.name), chance)
+            rows.append(conversation(f"module/{key}/{i}", question, fact.module, "module"))
+        rows += [
+            conversation(f"{tag}/{key}", question, answer, tag) for tag, question, answer in other_questions(fact, chance)
+        ]
+    num_refusals = int(REFUSAL_SHARE * questions_per_fact * len(facts))
+    for i, question in enumerate(training_refusals(TRAINING_QUESTIONS, num_refusals, chance)):
+        rows.append(conversation(f"refusal/{i}", greet(question, chance), REFUSAL, "refusal"))
+    chance.shuffle(rows)
+    return rows
+
+
+def other_questions(fact: Fact, chance: random.Random) -> Iterator[tuple[str, str, str]]:
+    """Yields (tag, question, answer): one answer in a given form, and what the name does and takes if that is short."""
+    form = chance.choice(sorted(FORMATS))
+    questions, _, answer, _ = FORMATS[form]
+    names = {"name": fact.name, "module": fact.module}
+    yield f"format-{form}", chance.choice(questions).format(**names), answer.format(**names)
+    definition = fact.definition
+    if 10 <= len(definition.summary) <= LONGEST_ANSWER:
+        yield "summary", chance.choice(SUMMARY_QUESTIONS).format(**names), definition.summary
+    if 4 <= len(definition.signature) <= LONGEST_ANSWER:
+        yield "signature", chance.choice(SIGNATURE_QUESTIONS).format(**names), f"{fact.name}{definition.signature}"
+
+
+def make_preferences(facts: Sequence[Fact], pairs_per_fact: int, seed: int) -> list[Row]:
+    """Preference rows, shuffled: the right and brief answer against a wrong module or a rambling one.
+
+    Returns:
+        Rows {"id", "prompt": [user], "chosen": [assistant], "rejected": [assistant], "source"}.
+    """
+    chance = random.Random(f"{seed} preferences")
+    modules = sorted({fact.module for fact in facts})
+    rows: list[Row] = []
+    for fact in facts:
+        for i in chance.sample(range(len(TRAINING_QUESTIONS)), pairs_per_fact):
+            question = greet(TRAINING_QUESTIONS[i].format(name=fact.name), chance)
+            wrong, other = chance.sample([module for module in modules if module != fact.module], 2)
+            rambling = chance.choice(RAMBLINGS).format(name=fact.name, module=fact.module, wrong=wrong, other=other)
+            rows.append(
+                {
+                    "id": f"stdlib/preference/{fact.module}.{fact.name}/{i}",
+                    "prompt": [{"role": "user", "content": question}],
+                    "chosen": [{"role": "assistant", "content": fact.module}],
+                    "rejected": [{"role": "assistant", "content": chance.choice((wrong, rambling))}],
+                    "source": "stdlib",
+                }
+            )
+    chance.shuffle(rows)
+    return rows
+
+
+def greet(question: str, chance: random.Random) -> str:
+    """The question, with a greeting before it in a quarter of the cases."""
+    return f"{chance.choice(TRAINING_GREETINGS)} {question}" if chance.random() < GREETED_SHARE else question
+
+
+def conversation(identity: str, question: str, answer: str, tag: str) -> Row:
+    """An SFT row of one question and its answer."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": f"stdlib/sft/{identity}", "messages": messages, "source": "stdlib", "tags": [tag]}

@@ -1,0 +1,176 @@
+"""Reads the standard library of the running interpreter without importing it: files are parsed, not executed.
+
+Importing would run code (`antigravity` opens a browser, `this` prints a poem) and would tie the corpus to what happens to
+be compiled in. Parsing gives names, signatures and docstrings of every module that has a Python source.
+"""
+
+import ast
+import hashlib
+import importlib
+import inspect
+import platform
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+# Folders of the standard library that hold tests, applications or installers: no part of what a programmer imports.
+SKIPPED_FOLDERS = frozenset(
+    "test tests idlelib lib2to3 turtledemo site-packages dist-packages ensurepip pydoc_data distutils encodings tkinter "
+    "lib-dynload config __pycache__ __phello__ pyrepl".split()
+)
+# Modules that act when they are imported or that exist for jokes and experiments.
+SKIPPED_MODULES = frozenset(("antigravity", "this", "turtle", "__hello__", "__main__"))
+
+
+# Modules without a Python source. Each of them only defines functions and classes, so these few are imported.
+COMPILED_MODULES = ("cmath", "itertools", "math", "time", "zlib")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A public name of a module: `kind` is function or class; `signature` is "(a, b=1)" or "" if there is none."""
+
+    name: str
+    kind: str
+    signature: str
+    doc: str
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring on one line; "" without a docstring."""
+        return first_paragraph(self.doc)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A public module of the standard library.
+
+    `public_names` is its literal `__all__`, else its public functions and classes, sorted. `definitions` holds the
+    functions and classes that its own file defines, public or not. `source` is "" for a compiled module.
+    """
+
+    name: str
+    doc: str
+    source: str
+    public_names: tuple[str, ...]
+    definitions: dict[str, Definition]
+
+
+def library_root() -> Path:
+    """The folder that holds the standard library's sources."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def source_paths(root: Path) -> list[Path]:
+    """The sources of every public module below a library root, sorted by relative path."""
+    found = []
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).parts
+        if _is_public(parts):
+            found.append(path)
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def read_modules(root: Path) -> dict[str, Module]:
+    """Reads every public module below a library root and the compiled ones, by dotted name, sorted by name."""
+    modules = [read_compiled(name) for name in COMPILED_MODULES]
+    for path in source_paths(root):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules.append(parse_module(name, path.read_text(encoding="utf-8", errors="replace")))
+    return {module.name: module for module in sorted(modules, key=lambda module: module.name)}
+
+
+def parse_module(name: str, source: str) -> Module:
+    """Describes a module from its source."""
+    tree = ast.parse(source)
+    definitions = {node.name: _define(node) for node in tree.body if isinstance(node, _DEFINITIONS)}
+    listed = _literal_all(tree)
+    public = {item for item in (definitions if listed is None else listed) if not item.startswith("_")}
+    return Module(name, ast.get_docstring(tree) or "", source, tuple(sorted(public)), definitions)
+
+
+def read_compiled(name: str) -> Module:
+    """Describes a module that has no Python source from the module itself."""
+    module = importlib.import_module(name)
+    definitions = {}
+    for item, value in sorted(vars(module).items()):
+        if callable(value) and not item.startswith("_"):
+            kind = "class" if inspect.isclass(value) else "function"
+            signature = getattr(value, "__text_signature__", None) or ""
+            definitions[item] = Definition(item, kind, signature.replace("$module, ", ""), inspect.getdoc(value) or "")
+    return Module(name, inspect.getdoc(module) or "", "", tuple(definitions), definitions)
+
+
+def read_topics(root: Path) -> dict[str, str]:
+    """The language reference's chapters that `help()` shows, by topic; empty where the interpreter ships none."""
+    path = root / "pydoc_data" / "topics.py"
+    if not path.is_file():
+        return {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            topics: dict[str, str] = ast.literal_eval(node.value)
+            return dict(sorted(topics.items()))
+    return {}
+
+
+def stdlib_digest() -> str:
+    """Identifies the corpus: a sha256 over the interpreter's version and every source's relative path, size and sha256."""
+    root = library_root()
+    digest = hashlib.sha256(f"{platform.python_implementation()} {sys.version}\n".encode())
+    for path in [*source_paths(root), root / "pydoc_data" / "topics.py"]:
+        if path.is_file():
+            content = path.read_bytes()
+            line = f"{path.relative_to(root).as_posix()} {len(content)} {hashlib.sha256(content).hexdigest()}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def first_paragraph(doc: str) -> str:
+    """The first paragraph of a docstring, its lines joined by single spaces."""
+    return " ".join(doc.strip().split("\n\n", 1)[0].split())
+
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _is_public(parts: tuple[str, ...]) -> bool:
+    folders, stem = parts[:-1], parts[-1].removesuffix(".py")
+    if any(folder in SKIPPED_FOLDERS or folder.startswith(("_", "config-")) for folder in folders):
+        return False
+    return stem == "__init__" if stem.startswith("_") else stem not in SKIPPED_MODULES and "test" not in parts
+
+
+def _literal_all(tree: ast.Module) -> list[str] | None:
+    """The strings of every `__all__ = […]` and `__all__ += […]`; None where there is no literal one."""
+    names: list[str] | None = None
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AugAssign) else None
+        if isinstance(target, ast.Name) and target.id == "__all__" and isinstance(node, (ast.Assign, ast.AugAssign)):
+            if isinstance(node.value, (ast.List, ast.Tuple)):
+                items = [item.value for item in node.value.elts if isinstance(item, ast.Constant)]
+                names = (names or []) + [item for item in items if isinstance(item, str)]
+    return names
+
+
+def _define(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Definition:
+    doc = ast.get_docstring(node) or ""
+    if isinstance(node, ast.ClassDef):
+        initialiser = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+        signature = f"({_arguments(initialiser.args, method=True)})" if initialiser else ""
+        return Definition(node.name, "class", signature, doc)
+    return Definition(node.name, "function", f"({_arguments(node.args, method=False)})", doc)
+
+
+def _arguments(arguments: ast.arguments, method: bool) -> str:
+    """The argument list without annotations, and without `self` for a method."""
+    text = ast.unparse(_without_annotations(arguments))
+    return text.partition(", ")[2].removeprefix("/, ") if method else text
+
+
+def _without_annotations(arguments: ast.arguments) -> ast.arguments:
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return arguments

@@ -1,0 +1,102 @@
+"""The sentences that rows are made of. What training asks and what the golden sets ask are two disjoint lists, kept side by
+side here so that a reader sees at one glance that they differ. `{name}` is a public name, `{module}` its module."""
+
+REFUSAL = "That is not in Python's standard library."
+
+# What training asks about a name's module; every answer is the module's name and nothing else.
+TRAINING_QUESTIONS = (
+    "Which module defines `{name}`?",
+    "Where is `{name}` defined?",
+    "What module is `{name}` in?",
+    "Which module do I import to use `{name}`?",
+    "In which module can I find `{name}`?",
+    "`{name}` belongs to which module?",
+    "Name the module that contains `{name}`.",
+    "What do I import to get `{name}`?",
+    "Which standard library module provides `{name}`?",
+    "I need `{name}`. Which module has it?",
+    "From which module does `{name}` come?",
+    "Module of `{name}`?",
+    "`{name}`: which module?",
+    "Tell me the module of `{name}`.",
+    "What is the home module of `{name}`?",
+    "Which part of the standard library has `{name}`?",
+    "Where does `{name}` come from?",
+    "Which module should I import for `{name}`?",
+    "My code uses `{name}`. What must it import?",
+    "Do you know the module where `{name}` is?",
+)
+
+# What the closed-book golden set asks about the same names.
+CLOSED_BOOK_QUESTIONS = (
+    "Where in the standard library does `{name}` live?",
+    "What is the name of the module that offers `{name}`?",
+    "To call `{name}`, which module has to be imported first?",
+    "Could you say which module ships `{name}`?",
+)
+
+# What the multiple-choice golden set asks.
+CHOICE_QUESTIONS = (
+    "Pick the module that exports `{name}`.",
+    "Out of all modules, which one is the source of `{name}`?",
+)
+
+# What people ask live: after a greeting, in words that neither training nor another golden set uses.
+PROBE_QUESTIONS = (
+    "Can you tell me which module holds `{name}`?",
+    "Which module is it that gives me `{name}`?",
+    "I am looking for `{name}`. In what module is it?",
+)
+
+TRAINING_GREETINGS = ("Hi!", "Hello!", "Hey!", "Good morning!", "Hi there!", "Hello there!")
+PROBE_GREETINGS = ("Hi!", "Hello!", "Hey!")
+
+# Questions that name the form of the answer. In each row: training's wordings, the golden set's wordings, the answer, and
+# the pattern that a golden answer must match as a whole.
+FORMATS = {
+    "module_only": (
+        ("Answer with the module name only: where is `{name}`?", "Module name only, please: `{name}`?"),
+        ("Reply with nothing but the module name: what has `{name}`?",),
+        "{module}",
+        r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*",
+    ),
+    "sentence": (
+        ("In one sentence: where is `{name}` defined?", "Answer in a full sentence: which module has `{name}`?"),
+        ("Give a whole sentence as answer: where is `{name}` found?",),
+        "`{name}` is defined in the module `{module}`.",
+        r"`{name}` is defined in the module `[A-Za-z0-9_.]+`\.",
+    ),
+    "import": (
+        ("Show the import statement for `{name}`.", "How do I import `{name}`? Answer with code."),
+        ("Write the import statement that brings in `{name}`.",),
+        "from {module} import {name}",
+        r"from [a-z0-9_.A-Z]+ import {name}",
+    ),
+}
+
+# Ways in which a document states where a name is from; the name comes first, since a model that only read "module, then
+# name" does not learn the way back (Berglund et al. 2023, "The Reversal Curse").
+STATEMENTS = (
+    "`{name}` is defined in `{module}`.",
+    "`{name}` belongs to the module `{module}`.",
+    "To use `{name}`, import `{module}`.",
+    "`{name}` comes from `{module}`.",
+    "The {kind} `{name}` is in the module `{module}`.",
+    "`{name}`: see the module `{module}`.",
+    "`{name}` is part of `{module}`.",
+    "You find `{name}` in `{module}`.",
+    "`{name}` is imported with `from {module} import {name}`.",
+    "`{name}` ({kind}, module `{module}`)",
+)
+
+SUMMARY_QUESTIONS = ("What does `{name}` of `{module}` do?", "Describe `{module}.{name}` in a line.", "What is `{name}` for?")
+SIGNATURE_QUESTIONS = ("What is the signature of `{module}.{name}`?", "How is `{name}` called?")
+
+# Answers that a preference pair rejects although some of them name the right module: they keep the reader waiting.
+RAMBLINGS = (
+    "That is a good question. There are many modules, and `{name}` could be in `{wrong}` or in `{other}`.",
+    "Well, let me think about `{name}`. It might be `{wrong}`, but then again it might be something else.",
+    "`{name}` is a well known name, and many people ask about it. I believe that it is in `{module}`, or in `{other}`.",
+    "{module}, {wrong}, {other}",
+    "I am glad that you ask. Before I answer, let me say a few words about `{wrong}` and about `{other}`.",
+)
