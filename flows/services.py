@@ -9,21 +9,22 @@ its starter knows when nobody needs it any more; the kernel drops the lock of a 
 """
 
 import fcntl
+import http.client
 import json
 import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 
 from flows.processes import MARK, choose_port, die_with_parent, end_family, is_alive, signals_end_with_cleanup
-from flows.service_commands import COMMANDS, client_environment, service_environment
+from flows.service_commands import COMMANDS, environment_with
 from flows.settings import Settings
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import write_json
@@ -77,13 +78,16 @@ def state_of(service: Service) -> str:
 
 
 def responds(service: Service) -> bool:
-    """Asks the service's health endpoint."""
+    """Asks the service's health endpoint; a tracking URI that is no server (`sqlite:…`) has nothing to ask."""
+    if not service.url.startswith("http"):
+        return True
+    # A proxy of the environment has no business on 127.0.0.1.
+    proxies = urllib.request.ProxyHandler(None if service.external else {})
     try:
-        # trust_env=False: a proxy of the environment has no business on 127.0.0.1
-        answer = httpx.get(service.url + COMMANDS[service.name].health, timeout=5, trust_env=service.external)
-    except httpx.HTTPError:
+        with urllib.request.build_opener(proxies).open(service.url + COMMANDS[service.name].health, timeout=5):
+            return True  # any status of 400 or more is raised
+    except (OSError, http.client.HTTPException):
         return False
-    return answer.is_success
 
 
 def log_of(settings: Settings, name: str) -> Path:
@@ -128,14 +132,14 @@ class Services:
             starting: dict[str, subprocess.Popen[bytes]] = {}
             for name in sorted(set(names), key=list(COMMANDS).index):
                 if COMMANDS[name].needs in starting:  # a worker's server must answer before the worker starts
-                    self._wait(starting)
+                    self._wait(starting, {COMMANDS[name].needs})
                 found = self._find(name)
                 if found is None:
                     starting[name] = self._start(name)
                 else:
                     self.used[name] = found
                 self._lease(name)
-            self._wait(starting)
+            self._wait(starting, set(starting))
 
     def revive(self, name: str) -> None:
         """Starts a service again that died, on its old port."""
@@ -143,16 +147,19 @@ class Services:
 
     def end(self, linger: bool) -> None:
         """Ends what this command started, in reverse order; with `linger`, each as soon as no other command uses it."""
-        for name in reversed(self.started):
-            if linger:
-                self._wait_for_users(name)
-            with _locked(self.settings.home / "services.lock"):
-                self._stop(name)
+        while self.started:
+            name = self.started[-1]
+            if self._stop(name, linger):
+                self.started.pop()
+            else:
+                self.report(f"another command still uses {name}: waiting for it (Ctrl-C ends {name} now)")
+                while not self._stop(name, linger):
+                    time.sleep(0.2)
         self._leases.close()
 
     def _find(self, name: str) -> Service | None:
-        url = {"prefect": self.settings.prefect_api_url.removesuffix("/api"), "mlflow": self.settings.mlflow_tracking_uri}
-        if elsewhere := url.get(name):
+        prefect = self.settings.prefect_api_url.rstrip("/").removesuffix("/api")
+        if elsewhere := {"prefect": prefect, "mlflow": self.settings.mlflow_tracking_uri}.get(name):
             return Service(name, None, 0.0, 0, elsewhere)
         known = read_services(self.settings).get(name)
         return known if known and known.alive and responds(known) else None
@@ -171,27 +178,30 @@ class Services:
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.is_file():
             log.replace(log.with_suffix(".previous.log"))
+        extra = {variable: value.format(port=port) for variable, value in command.environment.items()}
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, *command.arguments(settings, port)],
-                env=service_environment(settings, self._urls()) | command.extra(port) | {MARK: mark},
+                env=environment_with(settings, self.urls()) | extra | {MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal reaches the starter, which then ends them in order
                 preexec_fn=die_with_parent,
             )
-        self.started.append(name)
+        if name not in self.started:  # it is there already when a dead one is started again
+            self.started.append(name)
         created = psutil.Process(process.pid).create_time()
         self.used[name] = Service(name, process.pid, created, port, f"http://127.0.0.1:{port}")
         self._remember(self.used[name])
         return process
 
-    def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]") -> None:
-        """Waits until every started service answers, and empties the dictionary."""
+    def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]", names: set[str]) -> None:
+        """Waits until the named services of those that start answer, and takes them out of the dictionary."""
         begin = time.monotonic()
-        while starting:
-            for name, process in list(starting.items()):
+        while waiting := names & set(starting):
+            for name in waiting:
+                process = starting[name]
                 if process.poll() is not None:
                     self._give_up(name, f"ended with exit code {process.returncode} while it started")
                 elif responds(self.used[name]):
@@ -199,24 +209,36 @@ class Services:
                     del starting[name]
                 elif time.monotonic() - begin > START_DEADLINE:
                     self._give_up(name, f"did not answer within {START_DEADLINE:.0f} s")
-            time.sleep(0.05 if starting else 0)
+            time.sleep(0.05)
 
     def _give_up(self, name: str, problem: str) -> None:
         log = log_of(self.settings, name)
         tail = log_tail(self.settings, name)
         raise GoldpathError(f"{name} {problem}. Fix: read {log}; `goldpath doctor` checks the installation\n{tail}")
 
-    def _stop(self, name: str) -> None:
-        service = self.used[name]
-        end_family(f"{name}@{self.settings.home}", service.pid)
-        self._remember(Service(name, None, 0.0, service.port, service.url))
+    def _stop(self, name: str, linger: bool) -> bool:
+        """Ends a service unless another command uses it; tells whether it did."""
+        lease = self._lease_of.get(name)
+        with _locked(self.settings.home / "services.lock"):  # nobody begins to use it between the look and the end
+            if linger and lease is not None:
+                try:
+                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    return False
+            service = self.used[name]
+            end_family(f"{name}@{self.settings.home}", service.pid)
+            self._remember(Service(name, None, 0.0, service.port, service.url))
+            if lease is not None:
+                fcntl.flock(lease, fcntl.LOCK_UN)
+        return True
 
     def _remember(self, service: Service) -> None:
         listed = read_services(self.settings) | {service.name: service}
         entries = {name: {k: v for k, v in asdict(entry).items() if k != "name"} for name, entry in listed.items()}
         write_json(self.settings.services, entries)
 
-    def _urls(self) -> dict[str, str]:
+    def urls(self) -> dict[str, str]:
+        """Returns the base URL of each service in use."""
         return {name: service.url for name, service in self.used.items()}
 
     def _lease(self, name: str) -> None:
@@ -226,18 +248,6 @@ class Services:
             file = self._leases.enter_context(path.open("a"))
             fcntl.flock(file, fcntl.LOCK_SH)
             self._lease_of[name] = file.fileno()
-
-    def _wait_for_users(self, name: str) -> None:
-        told = False
-        while True:
-            try:
-                fcntl.flock(self._lease_of[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                if not told:
-                    self.report(f"another command still uses {name}: waiting for it (Ctrl-C ends {name} now)")
-                    told = True
-                time.sleep(0.2)
 
 
 @contextmanager
@@ -263,14 +273,10 @@ def running(settings: Settings, *names: str, linger: bool = True, report: Report
     with signals_end_with_cleanup():
         try:
             services.bring_up(names)
-            os.environ.update(client_environment(settings, services._urls()))
-            _tell_prefect()
+            _set_environment(environment_with(settings, services.urls()))
             yield services
-        except (KeyboardInterrupt, SystemExit, GoldpathError):
-            raise
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            _set_environment(before)
             try:
                 services.end(linger)
             except KeyboardInterrupt:
@@ -278,8 +284,10 @@ def running(settings: Settings, *names: str, linger: bool = True, report: Report
                 raise
 
 
-def _tell_prefect() -> None:
-    """Prefect reads the environment once, at import; a process that imported it earlier must read it again."""
+def _set_environment(environment: dict[str, str]) -> None:
+    """Replaces the environment; Prefect reads it once, at import, so a process that imported it must read it again."""
+    os.environ.clear()
+    os.environ.update(environment)
     if "prefect.context" in sys.modules:
         from prefect.context import refresh_global_settings_context
 
