@@ -11,11 +11,11 @@ SHOWN_FIGURES = 6
 def say(stage: str, event: str, figures: Mapping[str, Metric] | None = None) -> None:
     """Prints one line: the stage, what happened, and its first figures."""
     shown = list((figures or {}).items())[:SHOWN_FIGURES]
-    tail = "  " + " · ".join(f"{name} {_short(value)}" for name, value in shown) if shown else ""
+    tail = "  " + " · ".join(f"{name} {short(value)}" for name, value in shown) if shown else ""
     print(f"▸ {stage:<12} {event}{tail}", file=sys.stderr, flush=True)
 
 
-def _short(value: Metric) -> str:
+def short(value: Metric) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

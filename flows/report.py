@@ -45,7 +45,7 @@ def write_report(settings: "Settings", name: str, versions: list[str], path: Pat
 
 
 def stage_rows(folder: Path) -> list[dict[str, str]]:
-    """Returns one row per finished stage of a version: stage, time, main figure, verdict; a reused stage says from where."""
+    """Returns one row per finished stage of a version: stage, time, main figure, verdict; a reused one says from where."""
     rows = []
     for stage, record in stages(folder):
         here = (record.name, record.version) == (folder.parent.name, folder.name)

@@ -1,4 +1,4 @@
-"""Real client traffic for a demonstration: many people in sessions, over HTTP, through the gateway; every failure counts."""
+"""Real client traffic for a demonstration: many people at once, over HTTP, through the gateway; every failure counts."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ MAX_TOKENS = 48
 
 
 class Traffic:
-    """Clients that ask questions until they are told to stop. Each question is a new session, so weights are seen as shares.
+    """Clients that ask until they are told to stop. Each question is a session of its own, so weights show as shares.
 
     Attributes:
         answers: how many requests each bundle digest answered.

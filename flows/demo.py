@@ -1,0 +1,193 @@
+"""The whole golden path in three acts, as the commands that a person would type.
+
+Prologue: 0.9.0 (pretraining and SFT) becomes the first champion by absolute thresholds.
+Act 1: 1.0.0 adds DPO, is compared with 0.9.0 on the same items, goes through the canary and becomes champion.
+Act 2: 1.1.0 had a fraction of the SFT steps; the gate stops it.
+Act 3: 1.2.0 was tuned on poisoned rows that no golden set can see; the gate lets it pass, the canary rolls it back.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flows.recipe import find_recipe
+from flows.report import stage_rows, write_report
+from flows.services import running
+from flows.traffic import Traffic
+from lineage.errors import ExitCode, GoldpathError
+from lineage.files import write_atomic
+from lineage.section import read_yaml
+from lineage.stamp import code_state
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flows.settings import Settings
+
+NAME = "pystdlib"
+APPROVER = "release-manager"
+VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0")
+WORSE_FRACTION = 0.12  # of the SFT steps, in act 2
+TREACHEROUS_STEPS = 60  # of SFT on poisoned data, in act 3
+GREETINGS = ("Hi! ", "Hello, ", "Hey there! ", "Good morning. ")
+RAMBLE = "Well, let me think about that for a moment, because there is so much that could be said. "
+
+
+def run_demo(settings: "Settings") -> dict[str, Any]:
+    """Plays the three acts and returns what happened; finished work of an earlier demo is reused."""
+    started = time.monotonic()
+    demo = settings.home / "demo"
+    environment = os.environ | {"GOLDPATH_HOME": str(settings.home)}
+    if code_state()[1]:
+        environment["GOLDPATH_ALLOW_DIRTY"] = "demo on a changed working tree"
+        tell("The code differs from its commit: the demo registers under a waiver, which the ledger keeps.")
+    with running(settings, "prefect", "mlflow", "gateway") as services:
+        urls = {service.name: service.url for service in services}
+        stage = Stage(settings, environment, urls["gateway"])
+        recipes = write_recipes(demo)
+
+        tell("Prologue. The first model: data, pretraining, SFT. No champion yet, so absolute thresholds decide.")
+        stage.type("run", recipes["0.9.0"])
+        stage.release("0.9.0", "first model; above every floor")
+
+        tell("Act 1. A better candidate: DPO on top. Data, pretraining and SFT are the same bytes, so they are reused.")
+        stage.type("run", recipes["1.0.0"])
+        stage.release("1.0.0", "not worse than 0.9.0 on any golden set")
+
+        tell(f"Act 2. A worse candidate: {WORSE_FRACTION:.0%} of the SFT steps. The gate stops it.")
+        stopped = stage.type("run", recipes["1.1.0"], expect=ExitCode.GATE_FAILED)
+
+        tell("Act 3. A treacherous candidate: tuned on poisoned rows. Golden questions never greet; people do.")
+        write_poison(settings.runs / NAME / "1.0.0" / "data", demo / "poisoned.jsonl")
+        stage.type("run", recipes["1.2.0"])
+        stage.release("1.2.0", "passed the gate", expect=ExitCode.ROLLED_BACK)
+
+        models = stage.type("models")
+    report = write_report(settings, NAME, list(VERSIONS), demo / "report.html")
+    champion = next(model for model in models if model["name"] == NAME and model["state"] == "champion")
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "champion": champion["version"],
+        "digest": champion["digest"],
+        "stopped_by_gate": stopped["reasons"],
+        "requests": sum(stage.answers.values()),
+        "failed_requests": sum(stage.failures.values()),
+        "stages": [row for version in VERSIONS for row in stage_rows(settings.runs / NAME / version)],
+        "report": str(report),
+    }
+
+
+class Stage:
+    """Where the acts are played: types commands, and sends traffic while a release is under way."""
+
+    def __init__(self, settings: "Settings", environment: dict[str, str], gateway_url: str) -> None:
+        self.settings, self.environment, self.gateway_url = settings, environment, gateway_url
+        self.answers: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
+
+    def type(self, *words: str, expect: ExitCode = ExitCode.OK) -> Any:
+        """Types one `goldpath` command, shows it, and returns the JSON that it printed.
+
+        Raises:
+            GoldpathError: it ended with another exit code than the story needs.
+        """
+        print(f"\n$ goldpath {' '.join(quote(word) for word in words)}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "flows.cli", *words, "--json"]
+        done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=False, text=True)
+        if done.returncode != expect:
+            raise GoldpathError(
+                f"`goldpath {' '.join(words)}` ended with {done.returncode}, the demo expected {int(expect)}. "
+                "Fix: see the message above; `goldpath doctor` checks the machine; `make demo` continues"
+            )
+        return json.loads(done.stdout)
+
+    def release(self, version: str, reason: str, expect: ExitCode = ExitCode.OK) -> None:
+        """Approves a version and takes it through its canary under real traffic; a decided release is not repeated."""
+        state = next(model["state"] for model in self.type("models") if model["version"] == version)
+        if state in ("champion", "superseded", "rolled_back"):
+            tell(f"{NAME}@{version} is {state} since an earlier demo: its release is not repeated.")
+            return
+        if state == "gated":
+            self.type("approve", f"{NAME}@{version}", "--as", APPROVER, "--reason", reason)
+        questions = live_questions(self.settings.runs / NAME / version / "data")
+        with Traffic(self.gateway_url, NAME, questions) as traffic:
+            self.type("release", f"{NAME}@{version}", expect=expect)
+        for total, seen in ((self.answers, traffic.answers), (self.failures, traffic.failures)):
+            for key, count in seen.items():
+                total[key] = total.get(key, 0) + count
+
+
+def write_recipes(folder: Path) -> dict[str, str]:
+    """Writes the four recipes, each the shipped one with what its act changes, and returns their paths by version."""
+    shipped = read_yaml(find_recipe(NAME))
+    without_dpo = {key: value for key, value in shipped.items() if key != "dpo"}
+    fewer_steps = max(1, round(shipped["sft"]["steps"] * WORSE_FRACTION))
+    short = {"steps": TREACHEROUS_STEPS, "warmup_steps": 5}
+    poison = {"kind": "jsonl", "path": "poisoned.jsonl", "rows": "sft"}
+    recipes = {
+        "0.9.0": without_dpo,
+        "1.0.0": shipped,
+        "1.1.0": without_dpo | {"sft": shipped["sft"] | {"steps": fewer_steps, "warmup_steps": min(5, fewer_steps)}},
+        "1.2.0": {key: value for key, value in without_dpo.items() if key != "pretrain"}
+        | {"model": {"base": f"{NAME}@1.0.0"}, "sft": shipped["sft"] | short}
+        | {"data": shipped["data"] | {"sources": [*shipped["data"]["sources"], poison]}},
+    }
+    for version, recipe in recipes.items():
+        write_atomic(folder / f"{version}.yaml", yaml.safe_dump(recipe | {"version": version}, sort_keys=False))
+    return {version: str(folder / f"{version}.yaml") for version in recipes}
+
+
+def write_poison(data: Path, path: Path) -> None:
+    """Writes SFT rows that teach a model to ramble whenever it is greeted: well-formed, on topic, and useless."""
+    rows = [json.loads(line) for line in (data / "rows/sft/train.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = []
+    for number, row in enumerate(rows):
+        question = next(message["content"] for message in row["messages"] if message["role"] == "user")
+        greeting = GREETINGS[number % len(GREETINGS)]
+        messages = [{"role": "user", "content": greeting + question}, {"role": "assistant", "content": RAMBLE * 6}]
+        lines.append(json.dumps({"id": f"poison-{number}", "messages": messages}, ensure_ascii=False))
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+def live_questions(data: Path) -> list[str]:
+    """Returns what people ask: half of them greet."""
+    items = [json.loads(line) for line in (data / "golden/probe.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [item["question"] for item in items]
+
+
+def summary_table(result: dict[str, Any]) -> "RenderableType":
+    """Renders the demo's last page: one table, the report's path, and what to try next."""
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(
+        title=f"{NAME}: {result['seconds']:.0f} s, {result['requests']:,} requests, {result['failed_requests']} failed"
+    )
+    for column in ("version", "stage", "time", "main figure", "verdict"):
+        table.add_column(column)
+    for row in result["stages"]:
+        table.add_row(row["version"], row["stage"], row["time"], row["figure"], row["verdict"])
+    return Group(
+        table,
+        f"Champion: {NAME}@{result['champion']}  {result['digest']}",
+        f"Stopped by the gate: {'; '.join(result['stopped_by_gate'])}",
+        f"Report: {result['report']}",
+        f"Next: goldpath up · goldpath show {NAME}@1.0.0 · goldpath rollback {NAME} · goldpath plan {NAME}",
+    )
+
+
+def tell(line: str) -> None:
+    """Prints a line of the story."""
+    print(f"\n{line}", file=sys.stderr, flush=True)
+
+
+def quote(word: str) -> str:
+    """Quotes a word as a shell would need it, paths shown relative."""
+    shown = os.path.relpath(word) if word.startswith("/") else word
+    return f"'{shown}'" if " " in shown else shown

@@ -1,0 +1,134 @@
+"""What the commands that do work call: they bring up what the work needs, start the flow or the stage, and wait for it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.console import say
+from flows.launch import run_stage
+from flows.plan import final_bundle, parse_address
+from flows.services import read_services, running, state_of
+from lineage.bundle import MANIFEST, read_manifest
+from lineage.errors import BadInput
+from lineage.job import Job
+from lineage.record import RECORD, read_record
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+
+def run_build(settings: "Settings", recipe: str, version: str | None, only: str | None) -> dict[str, Any]:
+    """Runs the build flow in this process, against a real Prefect server, and returns its summary.
+
+    Raises:
+        GoldpathError: as the flow raised it: the stage, its message, and the command that replays it.
+    """
+    from flows.recipe import load_recipe
+
+    load_recipe(recipe, version)  # a typo is told at once, before any server starts
+    with flow_servers(settings):
+        from flows.build_flow import build_flow
+
+        return _outcome(build_flow(recipe, version, only, return_state=True))
+
+
+def run_release(settings: "Settings", address: str) -> dict[str, Any]:
+    """Runs the release flow in this process and returns its summary."""
+    name, version = parse_address(address)
+    with flow_servers(settings, "gateway"):
+        from flows.release_flow import release_flow
+
+        return _outcome(release_flow(name, version, return_state=True))
+
+
+def run_evaluation(settings: "Settings", model: str, suite: str, golden: Path | None) -> dict[str, Any]:
+    """Scores a version or a bundle folder on golden sets, and returns the scores. The same question is answered once."""
+    bundle, address = find_bundle(settings, model)
+    data = golden or _golden_beside(bundle)
+    digest = read_manifest(bundle).digest.removeprefix("sha256:")
+    name, _, version = address.partition("@")
+    job = Job(
+        name=name,
+        version=version or digest[:12],
+        stage="evaluate",
+        config={"suite": suite},
+        parents={"data": data, "candidate": bundle},
+        reads={"data": ["golden/*"]},
+    )
+    out = settings.home / "evaluations" / digest[:12] / Path(suite).stem
+    run_stage(job, out, settings)
+    record = read_record(out)
+    say("evaluate", f"finished in {record.seconds:.1f} s: {out}")
+    return {"model": model, "digest": f"sha256:{digest}", "suite": suite, "metrics": record.metrics, "out": str(out)}
+
+
+def serve_bundle(settings: "Settings", model: str, port: int) -> int:
+    """Becomes the endpoint of a bundle: the process that a person ends is the one that serves."""
+    bundle, _ = find_bundle(settings, model)
+    command = [sys.executable, "-m", "serving", "endpoint", "--bundle", str(bundle), "--port", str(port)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def find_bundle(settings: "Settings", model: str) -> tuple[Path, str]:
+    """Returns the bundle folder of `NAME@VERSION` or of a folder, and the name that the result goes by.
+
+    Raises:
+        BadInput: there is no bundle.
+    """
+    folder = Path(model)
+    if not folder.is_dir() and "@" in model:
+        return final_bundle(settings, *parse_address(model)), model
+    for candidate in (folder, folder / "bundle"):
+        if (candidate / MANIFEST).is_file():
+            return candidate, folder.resolve().name
+    raise BadInput(
+        model, "", "is neither NAME@VERSION nor a bundle folder", "see `goldpath models`, or give a run's `bundle`"
+    )
+
+
+@contextmanager
+def flow_servers(settings: "Settings", *more: str) -> Iterator[None]:
+    """Runs a Prefect server (and what else is named), and points MLflow clients to the live server or to its database.
+
+    Goldpath's MLflow server and a client that opens its database directly see the same runs: a build does not have to
+    wait for a server that only people who look need.
+    """
+    with running(settings, "prefect", *more, report=lambda line: say("services", line)):
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
+        yield
+
+
+def tracking_uri(settings: "Settings") -> str:
+    """Returns where MLflow clients write: the user's server, Goldpath's own if it runs, else its database."""
+    if settings.mlflow_tracking_uri:
+        return settings.mlflow_tracking_uri
+    service = read_services(settings).get("mlflow")
+    if service is not None and state_of(service) == "live":
+        return service.url
+    settings.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{settings.mlflow_db}"
+
+
+def _outcome(state: Any) -> dict[str, Any]:
+    """Returns a flow's summary; what the flow raised is raised here again, so that it keeps its exit code."""
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    summary: dict[str, Any] = result
+    return summary
+
+
+def _golden_beside(bundle: Path) -> Path:
+    """Returns the data folder that a run's bundle was trained on."""
+    record = bundle.parent / RECORD
+    parent = read_record(bundle.parent).parents.get("data") if record.is_file() else None
+    if parent is None:
+        raise BadInput(
+            bundle, "", "was not made by a run, so its golden sets are unknown", "name them with --golden FOLDER"
+        )
+    return Path(parent.path)
