@@ -9,98 +9,24 @@ its starter knows when nobody needs it any more; the kernel drops the lock of a 
 """
 
 import fcntl
-import http.client
-import json
 import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 
-from flows.processes import MARK, choose_port, die_with_parent, end_family, is_alive, signals_end_with_cleanup
+from flows.processes import MARK, choose_port, die_with_parent, end_family, signals_end_with_cleanup
 from flows.service_commands import COMMANDS, environment_with
+from flows.service_state import Service, log_of, log_tail, read_services, remember, responds
 from flows.settings import Settings
 from lineage.errors import BadInput, GoldpathError
-from lineage.files import write_json
 
 START_DEADLINE = 120.0  # seconds; Prefect's first start migrates its database: 8 s on two quiet cores
-LOG_TAIL = 15  # lines
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Service:
-    """One service, as `services.json` lists it.
-
-    Attributes:
-        pid: its process; None where it does not run, or where it runs elsewhere (`PREFECT_API_URL`).
-        started: when the process was created, in seconds since 1970.
-        port: the port on 127.0.0.1; kept after a stop, so that URLs stay the same.
-        url: what a browser opens.
-    """
-
-    name: str
-    pid: int | None
-    started: float
-    port: int
-    url: str
-
-    @property
-    def external(self) -> bool:
-        """Whether somebody else runs it."""
-        return self.port == 0
-
-    @property
-    def alive(self) -> bool:
-        """Whether the very process that was started still runs (not another one that got its pid)."""
-        return self.pid is not None and is_alive(self.pid, self.started)
-
-
-def read_services(settings: Settings) -> dict[str, Service]:
-    """Returns what `services.json` lists; an unreadable file lists nothing, as it is only a memory."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        listed = json.loads(settings.services.read_text(encoding="utf-8"))
-        return {name: Service(name=name, **entry) for name, entry in listed.items()}
-    return {}
-
-
-def state_of(service: Service) -> str:
-    """Returns `live`, `not responding`, `dead` (it should run) or `stopped`."""
-    if not service.external and not service.alive:
-        return "stopped" if service.pid is None else "dead"
-    return "live" if responds(service) else "not responding"
-
-
-def responds(service: Service) -> bool:
-    """Asks the service's health endpoint; a tracking URI that is no server (`sqlite:…`) has nothing to ask."""
-    if not service.url.startswith("http"):
-        return True
-    # A proxy of the environment has no business on 127.0.0.1.
-    proxies = urllib.request.ProxyHandler(None if service.external else {})
-    try:
-        with urllib.request.build_opener(proxies).open(service.url + COMMANDS[service.name].health, timeout=5):
-            return True  # any status of 400 or more is raised
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-def log_of(settings: Settings, name: str) -> Path:
-    """The log file of a service."""
-    return settings.logs / f"{name}.log"
-
-
-def log_tail(settings: Settings, name: str) -> str:
-    """Returns the last lines that a service wrote."""
-    with suppress(OSError):
-        lines = log_of(settings, name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  | {line}" for line in lines[-LOG_TAIL:])
-    return "  | (no log)"
 
 
 class Services:
@@ -193,7 +119,7 @@ class Services:
             self.started.append(name)
         created = psutil.Process(process.pid).create_time()
         self.used[name] = Service(name, process.pid, created, port, f"http://127.0.0.1:{port}")
-        self._remember(self.used[name])
+        remember(settings, self.used[name])
         return process
 
     def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]", names: set[str]) -> None:
@@ -227,15 +153,10 @@ class Services:
                     return False
             service = self.used[name]
             end_family(f"{name}@{self.settings.home}", service.pid)
-            self._remember(Service(name, None, 0.0, service.port, service.url))
+            remember(self.settings, Service(name, None, 0.0, service.port, service.url))
             if lease is not None:
                 fcntl.flock(lease, fcntl.LOCK_UN)
         return True
-
-    def _remember(self, service: Service) -> None:
-        listed = read_services(self.settings) | {service.name: service}
-        entries = {name: {k: v for k, v in asdict(entry).items() if k != "name"} for name, entry in listed.items()}
-        write_json(self.settings.services, entries)
 
     def urls(self) -> dict[str, str]:
         """Returns the base URL of each service in use."""

@@ -42,7 +42,7 @@ class Night:
 
 
 def read_trend(settings: "Settings", name: str, version: str) -> list[Night]:
-    """Returns a model's evaluations: the one that the version was released with, then every finished night, oldest first."""
+    """Returns the evaluation that the version was released with, then the model's finished nights, oldest first."""
     folder = settings.runs / name
     nights = sorted(path.parent for path in folder.glob(f"nightly-*/evaluate/{RECORD}"))
     return [_read(folder / version / "evaluate", "release")] + [
