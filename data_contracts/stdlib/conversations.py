@@ -22,7 +22,7 @@ LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost st
 
 
 def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int) -> list[Row]:
-    """SFT rows, shuffled: every fact in `questions_per_fact` phrasings, then answers in given forms, summaries, refusals.
+    """SFT rows, shuffled: every fact in `questions_per_fact` phrasings, then answers in given forms, summaries, signatures, refusals.
 
     Returns:
         Rows {"id", "messages": [user, assistant], "source", "tags"} with distinct questions.
@@ -45,11 +45,10 @@ def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int
 
 
 def other_questions(fact: Fact, chance: random.Random) -> Iterator[tuple[str, str, str]]:
-    """Yields (tag, question, answer): one answer in a given form, and what the name does and takes if that is short."""
-    form = chance.choice(sorted(FORMATS))
-    questions, _, answer, _ = FORMATS[form]
+    """Yields (tag, question, answer): an answer in each given form, and what the name does and takes if that is short."""
     names = {"name": fact.name, "module": fact.module}
-    yield f"format-{form}", chance.choice(questions).format(**names), answer.format(**names)
+    for form, (questions, _, answer, _) in FORMATS.items():
+        yield f"format-{form}", chance.choice(questions).format(**names), answer.format(**names)
     definition = fact.definition
     if 10 <= len(definition.summary) <= LONGEST_ANSWER:
         yield "summary", chance.choice(SUMMARY_QUESTIONS).format(**names), definition.summary

@@ -31,12 +31,12 @@ def read_stdlib(
 ) -> StdlibCorpus:
     """Makes pretraining documents, conversations, preference pairs and golden sets; the same for a seed and interpreter."""
     root = library_root()
-    modules = read_modules(root)
+    modules, topics = read_modules(root), read_topics(root)
     facts = find_facts(modules, num_facts, seed)
-    documents = make_documents(modules, read_topics(root), facts, index_rounds, document_bytes, seed)
+    documents = make_documents(modules, topics, facts, index_rounds, document_bytes, seed)
     return StdlibCorpus(
         pretrain=[{"id": f"stdlib/pretrain/{identity}", "text": text, "source": "stdlib"} for identity, text in documents],
         sft=make_conversations(facts, questions_per_fact, seed),
         preference=make_preferences(facts, pairs_per_fact, seed),
-        golden=make_golden(facts, modules, num_closed_book, seed),
+        golden=make_golden(facts, modules, topics, num_closed_book, seed),
     )

@@ -14,7 +14,12 @@ WORDS = re.compile(r"\w+")
 
 
 def make_documents(
-    modules: Mapping[str, Module], topics: Mapping[str, str], facts: Sequence[Fact], index_rounds: int, num_bytes: int, seed: int
+    modules: Mapping[str, Module],
+    topics: Mapping[str, str],
+    facts: Sequence[Fact],
+    index_rounds: int,
+    num_bytes: int,
+    seed: int,
 ) -> Iterator[tuple[str, str]]:
     """Yields (id, text) of pretraining documents: all index pages, then other kinds until `num_bytes` of UTF-8 are reached.
 

@@ -10,21 +10,29 @@ from dataclasses import dataclass
 from data_contracts.stdlib.modules import Definition, Module
 
 # Modules that a Python programmer has met. Facts come from these, so that the assistant is asked what people ask.
-WELL_KNOWN = tuple(
-    "abc argparse ast base64 bisect calendar codecs collections concurrent.futures configparser contextlib copy csv "
-    "dataclasses datetime decimal difflib dis doctest email.utils enum fnmatch fractions functools getopt getpass gettext "
-    "glob gzip hashlib heapq hmac html html.parser http.client http.cookies http.server importlib.util inspect io ipaddress "
-    "itertools json linecache locale logging logging.handlers math mimetypes multiprocessing operator os pathlib pdb pickle "
-    "pickletools platform pprint pstats pydoc queue random re runpy secrets selectors shlex shutil signal smtplib socket "
-    "socketserver ssl statistics string struct subprocess symtable sysconfig tarfile tempfile textwrap threading time "
-    "timeit tokenize traceback tracemalloc types typing unittest unittest.mock urllib.parse urllib.request uuid warnings "
-    "weakref xml.dom.minidom xml.etree.ElementTree xml.sax.handler zipfile zlib".split()
+# fmt: off
+WELL_KNOWN = (
+    "abc", "argparse", "ast", "base64", "bisect", "calendar", "codecs", "collections", "concurrent.futures",
+    "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "difflib", "dis", "doctest",
+    "email.utils", "enum", "fnmatch", "fractions", "functools", "getopt", "getpass", "gettext", "glob", "gzip", "hashlib",
+    "heapq", "hmac", "html", "html.parser", "http.client", "http.cookies", "http.server", "importlib.util", "inspect",
+    "io", "ipaddress", "itertools", "json", "linecache", "locale", "logging", "logging.handlers", "math", "mimetypes",
+    "multiprocessing", "operator", "os", "pathlib", "pdb", "pickle", "pickletools", "platform", "pprint", "pstats",
+    "pydoc", "queue", "random", "re", "runpy", "secrets", "selectors", "shlex", "shutil", "signal", "smtplib", "socket",
+    "socketserver", "ssl", "statistics", "string", "struct", "subprocess", "symtable", "sysconfig", "tarfile", "tempfile",
+    "textwrap", "threading", "time", "timeit", "tokenize", "traceback", "tracemalloc", "types", "typing", "unittest",
+    "unittest.mock", "urllib.parse", "urllib.request", "uuid", "warnings", "weakref", "xml.dom.minidom",
+    "xml.etree.ElementTree", "xml.sax.handler", "zipfile", "zlib",
 )
+# fmt: on
 # Whole modules that no training row may quote: the held-out documents are theirs.
-HELD_OUT = tuple(
-    "cmd colorsys compileall filecmp fileinput ftplib graphlib mailbox modulefinder netrc optparse plistlib poplib pyclbr "
-    "quopri rlcompleter sched shelve tabnanny trace wave xmlrpc.client zipapp".split()
+# fmt: off
+HELD_OUT = (
+    "cmd", "colorsys", "compileall", "filecmp", "fileinput", "ftplib", "graphlib", "mailbox", "modulefinder", "netrc",
+    "optparse", "plistlib", "poplib", "pyclbr", "quopri", "rlcompleter", "sched", "shelve", "tabnanny", "trace", "wave",
+    "xmlrpc.client", "zipapp",
 )
+# fmt: on
 
 _DOTTED = re.compile(r"\w+(?:\.\w+)+")
 
@@ -75,7 +83,9 @@ def find_homes(modules: Mapping[str, Module]) -> dict[str, tuple[str, Definition
     homes = {}
     for name, offering in sorted(offers.items()):
         tops = [module for module in offering if not any(module.startswith(f"{other}.") for other in offering)]
-        definitions = [modules[module].definitions[name] for module in sorted(offering) if name in modules[module].definitions]
+        definitions = [
+            modules[module].definitions[name] for module in sorted(offering) if name in modules[module].definitions
+        ]
         if len(tops) == 1 and definitions and not hasattr(builtins, name):
             homes[name] = (tops[0], definitions[0])
     return homes

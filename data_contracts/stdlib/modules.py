@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Folders of the standard library that hold tests, applications or installers: no part of what a programmer imports.
-SKIPPED_FOLDERS = frozenset(
-    "test tests idlelib lib2to3 turtledemo site-packages dist-packages ensurepip pydoc_data distutils encodings tkinter "
-    "lib-dynload config __pycache__ __phello__ pyrepl".split()
-)
+# fmt: off
+SKIPPED_FOLDERS = frozenset((
+    "test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "ensurepip", "pydoc_data",
+    "distutils", "encodings", "tkinter", "lib-dynload", "config", "__pycache__", "__phello__", "pyrepl",
+))
+# fmt: on
 # Modules that act when they are imported or that exist for jokes and experiments.
 SKIPPED_MODULES = frozenset(("antigravity", "this", "turtle", "__hello__", "__main__"))
 
@@ -146,9 +148,9 @@ def _literal_all(tree: ast.Module) -> list[str] | None:
     """The strings of every `__all__ = […]` and `__all__ += […]`; None where there is no literal one."""
     names: list[str] | None = None
     for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AugAssign) else None
-        if isinstance(target, ast.Name) and target.id == "__all__" and isinstance(node, (ast.Assign, ast.AugAssign)):
-            if isinstance(node.value, (ast.List, ast.Tuple)):
+        if isinstance(node, ast.Assign | ast.AugAssign) and isinstance(node.value, ast.List | ast.Tuple):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id == "__all__":
                 items = [item.value for item in node.value.elts if isinstance(item, ast.Constant)]
                 names = (names or []) + [item for item in items if isinstance(item, str)]
     return names
@@ -157,7 +159,9 @@ def _literal_all(tree: ast.Module) -> list[str] | None:
 def _define(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> Definition:
     doc = ast.get_docstring(node) or ""
     if isinstance(node, ast.ClassDef):
-        initialiser = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+        initialiser = next(
+            (item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None
+        )
         signature = f"({_arguments(initialiser.args, method=True)})" if initialiser else ""
         return Definition(node.name, "class", signature, doc)
     return Definition(node.name, "function", f"({_arguments(node.args, method=False)})", doc)

@@ -55,22 +55,36 @@ PROBE_GREETINGS = ("Hi!", "Hello!", "Hey!")
 # the pattern that a golden answer must match as a whole.
 FORMATS = {
     "module_only": (
-        ("Answer with the module name only: where is `{name}`?", "Module name only, please: `{name}`?"),
+        (
+            "Answer with the module name only: where is `{name}`?",
+            "Module name only, please: `{name}`?",
+            "Just the module name: what defines `{name}`?",
+        ),
         ("Reply with nothing but the module name: what has `{name}`?",),
         "{module}",
         r"[a-z0-9_]+(\.[A-Za-z0-9_]+)*",
     ),
     "sentence": (
-        ("In one sentence: where is `{name}` defined?", "Answer in a full sentence: which module has `{name}`?"),
+        (
+            "In one sentence: where is `{name}` defined?",
+            "Answer in a full sentence: which module has `{name}`?",
+            "Where is `{name}`? Please write a sentence.",
+            "Say it in a complete sentence: what module is `{name}` in?",
+        ),
         ("Give a whole sentence as answer: where is `{name}` found?",),
         "`{name}` is defined in the module `{module}`.",
         r"`{name}` is defined in the module `[A-Za-z0-9_.]+`\.",
     ),
     "import": (
-        ("Show the import statement for `{name}`.", "How do I import `{name}`? Answer with code."),
+        (
+            "Show the import statement for `{name}`.",
+            "How do I import `{name}`? Answer with code.",
+            "Give me the import statement of `{name}`.",
+            "Which import statement do I need for `{name}`?",
+        ),
         ("Write the import statement that brings in `{name}`.",),
         "from {module} import {name}",
-        r"from [a-z0-9_.A-Z]+ import {name}",
+        r"from [A-Za-z0-9_.]+ import {name}",
     ),
 }
 
@@ -89,7 +103,11 @@ STATEMENTS = (
     "`{name}` ({kind}, module `{module}`)",
 )
 
-SUMMARY_QUESTIONS = ("What does `{name}` of `{module}` do?", "Describe `{module}.{name}` in a line.", "What is `{name}` for?")
+SUMMARY_QUESTIONS = (
+    "What does `{name}` of `{module}` do?",
+    "Describe `{module}.{name}` in a line.",
+    "What is `{name}` for?",
+)
 SIGNATURE_QUESTIONS = ("What is the signature of `{module}.{name}`?", "How is `{name}` called?")
 
 # Answers that a preference pair rejects although some of them name the right module: they keep the reader waiting.

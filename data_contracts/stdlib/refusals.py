@@ -10,39 +10,71 @@ from collections.abc import Iterator
 OUTSIDE = (
     (
         "What is the capital of {}?",
-        "France Spain Kenya Japan Peru Chile Norway Greece Egypt Cuba Nepal Ghana Malta Qatar Samoa Tonga".split(),
-        "Italy Brazil India Poland".split(),
+        (
+            "France",
+            "Spain",
+            "Kenya",
+            "Japan",
+            "Peru",
+            "Chile",
+            "Norway",
+            "Greece",
+            "Egypt",
+            "Cuba",
+            "Nepal",
+            "Ghana",
+            "Malta",
+            "Qatar",
+            "Samoa",
+            "Tonga",
+        ),
+        ("Italy", "Brazil", "India", "Poland"),
     ),
     (
         "How do I cook {}?",
-        "rice pasta soup eggs beans lentils curry risotto pancakes noodles carrots tofu".split(),
-        "potatoes spinach porridge".split(),
+        ("rice", "pasta", "soup", "eggs", "beans", "lentils", "curry", "risotto", "pancakes", "noodles", "carrots", "tofu"),
+        ("potatoes", "spinach", "porridge"),
     ),
     (
         "Who painted {}?",
-        "Guernica Olympia Nighthawks Primavera Ophelia Sunflowers Relativity Whaam".split(),
-        "Starlight Nightfall".split(),
+        ("Guernica", "Olympia", "Nighthawks", "Primavera", "Ophelia", "Sunflowers", "Relativity", "Whaam"),
+        ("Starlight", "Nightfall"),
     ),
     (
         "How far is it to {}?",
-        "London Paris Tokyo Lima Oslo Cairo Delhi Dakar Quito Sydney Vienna Prague".split(),
-        "Rome Berlin Madrid".split(),
+        ("London", "Paris", "Tokyo", "Lima", "Oslo", "Cairo", "Delhi", "Dakar", "Quito", "Sydney", "Vienna", "Prague"),
+        ("Rome", "Berlin", "Madrid"),
     ),
     (
         "Will it rain in {} tomorrow?",
-        "April Boston Dublin Kyoto Lagos Milan Naples Porto Riga Seoul Turin Zurich".split(),
-        "Geneva Hamburg Lisbon".split(),
+        ("April", "Boston", "Dublin", "Kyoto", "Lagos", "Milan", "Naples", "Porto", "Riga", "Seoul", "Turin", "Zurich"),
+        ("Geneva", "Hamburg", "Lisbon"),
     ),
 )
 # Names that no module defines, put together from two parts.
-INVENTED_STARTS = "banana pickled_onion wombat turnip gargle snorkel zebra mumble flamingo porridge cactus waffle".split()
-INVENTED_ENDS = "ifier spinner washer juggler blaster wobbler tickler grinder slicer hugger".split()
+INVENTED_STARTS = (
+    "banana",
+    "pickled_onion",
+    "wombat",
+    "turnip",
+    "gargle",
+    "snorkel",
+    "zebra",
+    "mumble",
+    "flamingo",
+    "porridge",
+    "cactus",
+    "waffle",
+)
+INVENTED_ENDS = ("ifier", "spinner", "washer", "juggler", "blaster", "wobbler", "tickler", "grinder", "slicer", "hugger")
 
 
 def training_refusals(questions: tuple[str, ...], count: int, chance: random.Random) -> Iterator[str]:
     """Yields distinct questions to refuse, half about the world outside, half about invented names."""
     outside = [question.format(item) for question, items, _ in OUTSIDE for item in items]
-    names = [f"{start}_{end}" for i, start in enumerate(INVENTED_STARTS) for j, end in enumerate(INVENTED_ENDS) if (i + j) % 4]
+    names = [
+        f"{start}_{end}" for i, start in enumerate(INVENTED_STARTS) for j, end in enumerate(INVENTED_ENDS) if (i + j) % 4
+    ]
     invented = [question.format(name=name) for question in questions for name in names]
     chance.shuffle(outside)
     chance.shuffle(invented)
@@ -54,7 +86,10 @@ def golden_refusals(questions: tuple[str, ...]) -> list[str]:
     """The questions of the golden set: other places and dishes, other invented names in other words."""
     outside = [question.format(item) for question, _, items in OUTSIDE for item in items]
     names = [
-        f"{start}_{end}" for i, start in enumerate(INVENTED_STARTS) for j, end in enumerate(INVENTED_ENDS) if (i + j) % 4 == 0
+        f"{start}_{end}"
+        for i, start in enumerate(INVENTED_STARTS)
+        for j, end in enumerate(INVENTED_ENDS)
+        if (i + j) % 4 == 0
     ]
     invented = [questions[i % len(questions)].format(name=name) for i, name in enumerate(names[:12])]
     return outside + invented
