@@ -1,0 +1,140 @@
+"""Packed rows on disk, and which of them each step of each process learns from: a pure function of (seed, epoch, step)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lineage.errors import BadInput
+from training.config import ROW_KINDS, Objective
+
+TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
+NO_TARGET = -100  # the label of a token that is read but not learnt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some packed rows, ready for the model.
+
+    Attributes:
+        rows: their numbers in the file.
+        input_ids, position_ids: (rows, seq_len) int64.
+        predictors: (targets,) flat index into rows x seq_len of the token before each target.
+        targets: (targets,) the token ids to predict.
+        segments: (targets,) which document each target belongs to: row in batch * segments_per_row + segment id.
+        pairs: (pairs,) preference rows only: the pair `p` of documents 2p (chosen) and 2p+1 (rejected), same numbering.
+        tokens: how many tokens are no padding.
+    """
+
+    rows: tuple[int, ...]
+    input_ids: Tensor
+    position_ids: Tensor
+    predictors: Tensor
+    targets: Tensor
+    segments: Tensor
+    pairs: Tensor
+    tokens: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Returns the batch with its tensors on a device."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+class PackedRows:
+    """A file of packed rows, memory-mapped: only the rows that are asked for are read.
+
+    Attributes:
+        path: the safetensors file.
+        num_rows, seq_len: the shape of its tensors.
+        segments_per_row: one more than the highest segment id, rounded up to whole pairs.
+
+    Raises:
+        BadInput: the file is missing, is not what the data stage writes, holds another kind of rows, or no row.
+    """
+
+    def __init__(self, folder: Path, objective: Objective, split: str) -> None:
+        self.objective = objective
+        self.path = folder / "packed" / ROW_KINDS[objective] / f"{split}.safetensors"
+        if not self.path.is_file():
+            raise BadInput(
+                self.path, "", f"is missing, and objective `{objective}` learns from it", "add such a source to `data:`"
+            )
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                kind = (file.metadata() or {}).get("kind", "")
+                self._tensors = {name: file.get_tensor(name) for name in TENSORS}
+        except SafetensorError as error:
+            raise BadInput(self.path, "", f"is not a file of packed rows ({error})", "run the data stage again") from None
+        shapes = {tuple(tensor.shape) for tensor in self._tensors.values()}
+        if len(shapes) > 1 or any(tensor.dtype != torch.int32 or tensor.ndim != 2 for tensor in self._tensors.values()):
+            raise BadInput(self.path, "", "does not hold int32 tensors of one (rows, seq_len) shape", "pack it again")
+        if kind and kind != ROW_KINDS[objective]:
+            raise BadInput(self.path, "kind", f"is `{kind}`, not `{ROW_KINDS[objective]}`", "run the data stage again")
+        self.num_rows, self.seq_len = shapes.pop()
+        if not self.num_rows:
+            raise BadInput(self.path, "", "holds no rows", f"give more data, or a larger {split} fraction")
+        highest = int(self._tensors["segment_ids"].max()) if objective == "dpo" else self.seq_len - 1
+        self.segments_per_row = (highest + 2) // 2 * 2
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Reads rows, in this order. No rows give a batch of one blank row, for a process that has to keep pace."""
+        index = torch.as_tensor(list(rows) or [0])
+        read = {name: tensor[index].long() for name, tensor in self._tensors.items()}
+        is_target = _target_mask(read) & bool(rows)
+        numbers = torch.arange(len(index))[:, None] * self.segments_per_row
+        segments = (read["segment_ids"] + numbers)[is_target]
+        return Batch(
+            rows=tuple(int(row) for row in rows),
+            input_ids=read["input_ids"],
+            position_ids=read["position_ids"],
+            predictors=is_target.flatten().nonzero()[:, 0] - 1,
+            targets=read["labels"][is_target],
+            segments=segments,
+            pairs=(segments // 2).unique() if self.objective == "dpo" else segments[:0],
+            tokens=int((read["segment_ids"] >= 0).sum()) if rows else 0,
+        )
+
+    def count(self, rows: Sequence[int]) -> tuple[int, int]:
+        """Returns how many terms the objective's mean has over these rows (target tokens, or pairs), and their tokens."""
+        batch = self.batch(rows)
+        return len(batch.pairs) if self.objective == "dpo" else len(batch.targets), batch.tokens
+
+
+def rows_of_step(num_rows: int, rows_per_step: int, seed: int, step: int) -> list[int]:
+    """Returns the rows that all processes together learn from at a step (the first is 0).
+
+    Each epoch is a shuffle of all rows that follows from (seed, epoch) alone. So the position in the data is the step
+    number, nothing needs to be saved to resume, and the order is the same for any number of processes.
+    """
+    positions = range(step * rows_per_step, (step + 1) * rows_per_step)
+    return [int(_shuffle(num_rows, seed, position // num_rows)[position % num_rows]) for position in positions]
+
+
+def share_of(rows: Sequence[int], rank: int, world: int, accumulation: int) -> list[Sequence[int]]:
+    """Returns one process's micro-batches of a step: `accumulation` lists of len(rows) / world / accumulation rows."""
+    size = len(rows) // (world * accumulation)
+    return [rows[(turn * world + rank) * size :][:size] for turn in range(accumulation)]
+
+
+@lru_cache(maxsize=4)
+def _shuffle(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_rows)
+
+
+def _target_mask(rows: dict[str, Tensor]) -> Tensor:
+    """Returns (rows, seq_len): labelled tokens with a predecessor in their own document. A first token has none."""
+    mask = rows["labels"] != NO_TARGET
+    mask[:, 1:] &= rows["segment_ids"][:, 1:] == rows["segment_ids"][:, :-1]
+    mask[:, 0] = False
+    return mask

@@ -1,0 +1,169 @@
+"""The processes that train together: who this one is, where it computes, and what they agree on over the CPU."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+from lineage.errors import BadInput, GoldpathError
+from training.config import Resources
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of its run. With one process nothing is communicated.
+
+    Attributes:
+        rank, world: this process's number, and how many there are.
+        device: where the model lives.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that holds the output folder and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of a float tensor over all processes, as float64 on the CPU; the same on all of them."""
+        total = values.detach().to("cpu", torch.float64)
+        if self.world > 1:
+            dist.all_reduce(total)
+        return total
+
+    def gather(self, value: T) -> list[T]:
+        """Returns every process's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return cast(list[T], values)
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Runs work on rank 0 while the others wait, and returns its result on all; if it fails, it fails on all.
+
+        Raises:
+            GoldpathError: the error of rank 0, so that every process ends with the same code and none waits forever.
+        """
+        outcome: list[object] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                outcome[1] = error if isinstance(error, GoldpathError) else GoldpathError(f"rank 0: {error!r}")
+                if self.world > 1:
+                    dist.broadcast_object_list([None, _portable(outcome[1])])
+                raise
+        if self.world > 1:
+            dist.broadcast_object_list(outcome)
+            if isinstance(outcome[1], BaseException):
+                raise outcome[1]
+        return cast(T, outcome[0])
+
+
+def join_processes(resources: Resources, where: Path) -> Processes:
+    """Finds this process's place, joins the others, and sets its threads.
+
+    `torchrun` says through RANK, WORLD_SIZE and LOCAL_RANK who we are; without it we are alone.
+
+    Raises:
+        BadInput: the processes that were started are not those that the job asks for, or there is no such device.
+    """
+    world, rank, local = (int(os.environ.get(name, alone)) for name, alone in PLACE)
+    if world != resources.processes:
+        raise BadInput(
+            where,
+            "resources.processes",
+            f"is {resources.processes}, but {world} process(es) were started",
+            f"start it with `torchrun --standalone --nproc-per-node {resources.processes} -m training …`"
+            if resources.processes > 1
+            else "start it with `python -m training …`",
+        )
+    device = _choose_device(resources, local, where)
+    torch.set_num_threads(threads_per_process(resources))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world > 1 or resources.engine != "single":
+        _join(device, rank, world)
+    return Processes(rank, world, device)
+
+
+PLACE = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+
+
+def threads_per_process(resources: Resources) -> int:
+    """Returns the CPU threads of each process: as configured, else this machine's cores divided over its processes."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return resources.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
+
+
+def leave_processes() -> None:
+    """Ends the group in step: a process that leaves early takes its connections with it, and the others fail."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+class StopRequest:
+    """Remembers SIGTERM and Ctrl-C until the loop has a consistent state to save. A second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: object) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        print(f"{signal.Signals(number).name}: saving a checkpoint, then ending", file=sys.stderr)
+
+    def agreed(self, processes: Processes) -> int:
+        """Returns the signal that any of the processes received, 0 for none; the same on all, so that all stop together."""
+        if processes.world == 1:
+            return self.number
+        number = torch.tensor(self.number)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+
+def _choose_device(resources: Resources, local_rank: int, where: Path) -> torch.device:
+    gpus = torch.cuda.device_count()
+    if resources.device == "cpu" or (resources.device == "auto" and not gpus):
+        return torch.device("cpu")
+    if local_rank >= gpus:
+        raise BadInput(
+            where,
+            "resources.device",
+            f"process {local_rank} asks for a GPU, but this machine has {gpus}",
+            "set `device: cpu`, or as many processes as there are GPUs",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _join(device: torch.device, rank: int, world: int) -> None:
+    # Control messages (errors, signals, counts) go over gloo on CPU tensors, so that they never wait for the GPU's queue.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if world > 1:
+        dist.init_process_group(backend)
+    else:  # a sharded engine on one process: legal, and the smallest case to debug
+        dist.init_process_group(backend, store=HashStore(), rank=rank, world_size=world)
+
+
+def _portable(error: object) -> GoldpathError:
+    """An error class may take arguments that do not survive pickling; its text and its exit code do."""
+    message = GoldpathError(str(error))
+    message.exit_code = getattr(error, "exit_code", GoldpathError.exit_code)
+    return message
