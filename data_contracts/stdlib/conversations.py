@@ -22,7 +22,7 @@ LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost st
 
 
 def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int) -> list[Row]:
-    """SFT rows, shuffled: every fact in `questions_per_fact` phrasings, then answers in given forms, summaries, signatures, refusals.
+    """SFT rows, shuffled: every fact in `questions_per_fact` phrasings, answers in given forms, summaries, refusals.
 
     Returns:
         Rows {"id", "messages": [user, assistant], "source", "tags"} with distinct questions.
