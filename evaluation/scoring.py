@@ -1,4 +1,4 @@
-"""What one item is worth. The task files in `suites/` name these functions; lm-eval calls them with a row and its responses.
+"""What one item is worth. The task files in `suites/` name these functions; lm-eval gives them a row and its responses.
 
 A response that is not a number (a model that diverged) scores NaN: it is neither right nor wrong, and never passes.
 """

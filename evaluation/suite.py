@@ -115,7 +115,7 @@ class _FunctionsAsText(yaml.SafeLoader):
     """Reads lm-eval's `!function module.name` as its text."""
 
 
-_FunctionsAsText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+_FunctionsAsText.add_constructor("!function", lambda _loader, node: node.value)
 
 
 def _load_task(suite: Path, name: str) -> TaskFile:
