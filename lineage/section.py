@@ -53,7 +53,9 @@ def parse(model: type[SectionType], value: Any, where: str | Path, prefix: str =
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # A misspelt key is also a missing one; the misspelling is what the person can see.
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         parts = [str(part) for part in first["loc"]]
         field = ".".join([prefix, *parts] if prefix else parts)
         if first["type"] == "extra_forbidden":

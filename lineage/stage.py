@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from lineage.bundle import MANIFEST, describe_file
 from lineage.errors import BadInput, GoldpathError
@@ -53,9 +53,8 @@ class StageRun:
 
     def __enter__(self) -> "StageRun":
         self._take_folder()
-        if (self.out / RECORD).is_file():
-            self.finished = self._existing_record()
-        else:
+        self.finished = finished_record(self.job, self.out, self.fingerprint)
+        if self.finished is None:
             self._discard_foreign_work()
             write_json(self.out / STARTED, {"fingerprint": self.fingerprint, "at": self._started_at})
         return self
@@ -112,24 +111,9 @@ class StageRun:
             self._lock.close()
             raise GoldpathError(f"{self.out}: another process is running this stage. Fix: wait for it, or end it") from None
 
-    def _existing_record(self) -> Record:
-        record = read_record(self.out)
-        if record.fingerprint != self.fingerprint:
-            raise BadInput(
-                self.out,
-                f"version {self.job.version}",
-                f"already holds a finished `{self.job.stage}` with another configuration or other inputs",
-                "choose a new `version:` in the recipe; a finished version never changes",
-            )
-        verify_outputs(self.out, record)
-        return record
-
     def _discard_foreign_work(self) -> None:
         """Unfinished work of the same identity is continued; work of another identity never happened, so it goes."""
-        started: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            started = json.loads((self.out / STARTED).read_text(encoding="utf-8"))
-        if not started or started.get("fingerprint") == self.fingerprint:
+        if started_fingerprint(self.out) in (None, self.fingerprint):
             return
         print(f"{self.out}: discarding unfinished work of another configuration", file=sys.stderr)
         for path in self.out.iterdir():
@@ -139,6 +123,34 @@ class StageRun:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def finished_record(job: Job, out: Path, fingerprint: str) -> Record | None:
+    """Returns the verified record of a stage that finished in a folder; None where it did not.
+
+    Raises:
+        BadInput: the folder holds the finished stage of another identity.
+        Tampered: an output is not what the record says.
+    """
+    if not (out / RECORD).is_file():
+        return None
+    record = read_record(out)
+    if record.fingerprint != fingerprint:
+        raise BadInput(
+            out,
+            f"version {job.version}",
+            f"already holds a finished `{job.stage}` with another configuration or other inputs",
+            "choose a new `version:` in the recipe (or `--version`); a finished version never changes",
+        )
+    verify_outputs(out, record)
+    return record
+
+
+def started_fingerprint(out: Path) -> str | None:
+    """Returns the identity of the unfinished work in a folder; None where there is none that can be continued."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((out / STARTED).read_text(encoding="utf-8"))["fingerprint"])
+    return None
 
 
 def _describe_parent(folder: Path) -> Parent:
