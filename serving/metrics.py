@@ -1,6 +1,7 @@
 """What the gateway saw: one observation per request, kept for the canary's judge and summed up for Prometheus."""
 
 import itertools
+import time
 import uuid
 from collections import deque
 
@@ -73,6 +74,7 @@ class TrafficLog:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.epoch = uuid.uuid4().hex
+        self.started_at = time.time()
         self._kept: deque[Observation] = deque(maxlen=capacity)
         self._numbers = itertools.count(1)
         self._registry = CollectorRegistry()
