@@ -155,7 +155,7 @@ def test_format_patterns_match_what_training_answers_and_nothing_else(stdlib_cor
 
 def test_refusals_of_training_and_golden_set_differ_in_their_items(stdlib_corpus: StdlibCorpus) -> None:
     trained = {row["messages"][0]["content"] for row in stdlib_corpus.sft if row["messages"][1]["content"] == REFUSAL}
-    assert 100 < len(trained)
+    assert len(trained) > 100
     names = {question.split("`")[1] for question in trained if "`" in question}
     golden = [item["question"] for item in stdlib_corpus.golden["format"] if item["tags"] == ["refusal"]]
     assert names.isdisjoint(question.split("`")[1] for question in golden if "`" in question)
