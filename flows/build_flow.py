@@ -4,13 +4,14 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from flows.console import say
 from flows.gating import gate_against_champion
 from flows.plan import steps_of
 from flows.recipe import load_recipe
-from flows.release import register_candidate
+from flows.release import keep_policy, register_candidate
 from flows.settings import load_settings
 from flows.tasks import stage_task
 from lineage.errors import BadInput
@@ -34,6 +35,7 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
     if only is not None and only not in [step.stage for step in steps]:
         raise BadInput("--only", only, "is no stage of this recipe", f"take one of {', '.join(s.stage for s in steps)}")
 
+    keep_policy(plan, settings)
     summary: dict[str, Any] = {"name": plan.name, "version": plan.version, "verdict": None, "stages": {}}
     for step in steps:
         if only in (None, step.stage):

@@ -48,8 +48,7 @@ def run_demo(settings: "Settings") -> dict[str, Any]:
         environment["GOLDPATH_ALLOW_DIRTY"] = "demo on a changed working tree"
         tell("The code differs from its commit: the demo registers under a waiver, which the ledger keeps.")
     with running(settings, "prefect", "mlflow", "gateway") as services:
-        urls = {service.name: service.url for service in services}
-        stage = Stage(settings, environment, urls["gateway"])
+        stage = Stage(settings, environment, services["gateway"].url)
         recipes = write_recipes(demo)
 
         tell("Prologue. The first model: data, pretraining, SFT. No champion yet, so absolute thresholds decide.")

@@ -3,7 +3,6 @@
 The job file is written beside the outputs first, so `python -m <room> --config <out>/job.yaml --out <out>` replays it.
 """
 
-import ctypes
 import json
 import os
 import shlex
@@ -15,6 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from flows.processes import die_with_parent
+from flows.tracking import tracking_uri
 from lineage.errors import ExitCode, GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job, dump_job
@@ -34,7 +35,6 @@ ROOMS = {
 }
 TRAINING_STAGES = ("pretrain", "sft", "dpo")
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class StageFailed(GoldpathError):
@@ -72,14 +72,14 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
     write_atomic(out / "job.yaml", dump_job(job))
     command = stage_command(job, out)
     environment = os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    environment.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
     process = subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches the stage once, from here, and not twice
-        preexec_fn=_die_with_starter,
+        preexec_fn=die_with_parent,  # a killed flow leaves no training run behind that nobody watches
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -127,8 +127,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             continue
-
-
-def _die_with_starter() -> None:
-    """Runs in the child: a killed flow must not leave a training run behind that nobody watches."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -152,11 +152,17 @@ def parse_address(address: str) -> tuple[str, str]:
 
 
 def resolve_base(recipe: Recipe, settings: "Settings") -> Path | None:
-    """Returns the folder of the model that the recipe starts from; None where it starts from nothing or from a hub name."""
+    """Returns the folder of the model that the recipe starts from; None where it starts from random weights.
+
+    Raises:
+        BadInput: `model.base` is no version, no folder, and no model that the hub gives.
+    """
     base = recipe.model.base
+    if not base:
+        return None
     if "@" in base:
         return final_bundle(settings, *parse_address(base))
-    return Path(base) if base and Path(base).is_dir() else None
+    return Path(base) if Path(base).is_dir() else _from_hub(base)
 
 
 def source_inputs(job: Job) -> dict[str, str]:
@@ -167,6 +173,19 @@ def source_inputs(job: Job) -> dict[str, str]:
     from data_contracts.sources import source_digests
 
     return source_digests(DataConfig.model_validate(job.config))
+
+
+def _from_hub(base: str) -> Path:
+    """Fetches a model (or finds it in the hub's local cache): safetensors and text files only, never pickles."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        fix = "give a folder, NAME@VERSION, or a model name that the hub knows"
+        raise BadInput("recipe", "model.base", f"`{base}` is no folder, and the hub gave nothing ({reason})", fix) from None
 
 
 def _step(

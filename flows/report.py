@@ -88,7 +88,7 @@ def main_figure(record: Record) -> str:
 def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
     """Collects what the page shows of one version; what did not happen is left out."""
     found: dict[str, Any] = {"name": folder.parent.name, "version": folder.name, "bars": [], "canaries": []}
-    histories = {}
+    histories: dict[str, list[dict[str, Any]]] = {}
     for path, record in stages(folder):
         match record.stage:
             case "data":

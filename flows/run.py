@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from flows.console import say
 from flows.launch import run_stage
 from flows.plan import final_bundle, parse_address
-from flows.services import read_services, running, state_of
+from flows.services import running
+from flows.tracking import prepare_experiment, tracking_uri
 from lineage.bundle import MANIFEST, read_manifest
 from lineage.errors import BadInput
 from lineage.job import Job
@@ -28,7 +29,8 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     """
     from flows.recipe import load_recipe
 
-    load_recipe(recipe, version)  # a typo is told at once, before any server starts
+    name = load_recipe(recipe, version).name  # a typo is told at once, before any server starts
+    prepare_experiment(settings, name)
     with flow_servers(settings):
         from flows.build_flow import build_flow
 
@@ -101,17 +103,6 @@ def flow_servers(settings: "Settings", *more: str) -> Iterator[None]:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
         yield
-
-
-def tracking_uri(settings: "Settings") -> str:
-    """Returns where MLflow clients write: the user's server, Goldpath's own if it runs, else its database."""
-    if settings.mlflow_tracking_uri:
-        return settings.mlflow_tracking_uri
-    service = read_services(settings).get("mlflow")
-    if service is not None and state_of(service) == "live":
-        return service.url
-    settings.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{settings.mlflow_db}"
 
 
 def _outcome(state: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
         home: the folder that holds all state; made absolute, so that a flow in another folder finds the same one.
         prefect_port, mlflow_port, gateway_port: ports on 127.0.0.1; 0 keeps the last one, or chooses a free one.
         ledger_url: SQLAlchemy URL of the release ledger; "" means SQLite under `home`.
+        allow_dirty: why a model built by changed code may be registered; "" refuses it. The ledger keeps the reason.
         prefect_api_url: `PREFECT_API_URL`; where it is set, that server is used and none is started.
         mlflow_tracking_uri: `MLFLOW_TRACKING_URI`; the same for MLflow.
         stage_retries: how often a flow starts a stage again that was ended from outside (preempted, out of memory).
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     mlflow_port: Port = 0
     gateway_port: Port = 0
     ledger_url: str = ""
+    allow_dirty: str = ""
     stage_retries: Annotated[int, Field(ge=0)] = 0
     prefect_api_url: str = Field(default="", validation_alias="PREFECT_API_URL")
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")

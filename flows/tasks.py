@@ -1,6 +1,7 @@
 """Prefect tasks. A task starts a stage and shows what came of it; the logic is in the stages. Retries live here only."""
 
 from typing import Any
+from uuid import UUID
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
@@ -45,6 +46,7 @@ def stage_task(step: Step, settings: Settings) -> Record:
 
 def _run(step: Step, decision: Decision, settings: Settings) -> Record:
     progress = create_progress_artifact(0.0, description=f"{step.job.name}@{step.job.version} {step.stage}")
+    assert isinstance(progress, UUID)  # a coroutine only where an event loop runs, and a task has none
     say(step.stage, "continues where it was stopped" if decision.action == "continue" else "runs")
     accepted = (0, 3) if step.job.stage == "gate" else (0,)
     run_stage(step.job, step.out, settings, accepted)

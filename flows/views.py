@@ -7,7 +7,7 @@ from flows.console import short
 from flows.report import main_figure, stages
 from lineage.errors import BadInput, Tampered
 from lineage.files import sha256_file
-from lineage.record import RECORD, read_record, verify_outputs
+from lineage.record import RECORD, verify_outputs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,0 +1,131 @@
+"""Between the runs and the ledger: registration of what was built, decisions on it, and the step that releases it."""
+
+import getpass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flows.console import say
+from flows.plan import Step, parse_address
+from flows.service_state import read_services
+from flows.tracking import tracking_uri
+from lineage.files import write_atomic
+from lineage.job import Job
+from lineage.record import RECORD
+from lineage.section import parse, read_yaml
+from serving.config import CanaryPolicy, CanaryResources, Places
+from serving.release.approval import approve, reject
+from serving.release.ledger import Ledger
+from serving.release.registry import record_gate, register
+from serving.release.states import Release
+
+if TYPE_CHECKING:
+    from flows.gating import Gate
+    from flows.recipe import Recipe
+    from flows.settings import Settings
+
+POLICY = "release.yaml"  # in a version's run folder: the canary policy of its recipe
+
+
+def keep_policy(recipe: "Recipe", settings: "Settings") -> None:
+    """Writes the recipe's canary policy beside its stages, where the release finds it when the recipe is long gone."""
+    text = yaml.safe_dump(recipe.release.model_dump(mode="json"), sort_keys=False)
+    write_atomic(settings.runs / recipe.name / recipe.version / POLICY, text)
+
+
+def register_candidate(recipe: "Recipe", settings: "Settings", gate: "Gate") -> Release:
+    """Registers what a recipe built, with its gate's verdict, and shows it in MLflow. The same again is no second entry.
+
+    Raises:
+        BadInput: the code differed from its commit (and `GOLDPATH_ALLOW_DIRTY` gives no reason), or the version is
+            registered with other bytes.
+    """
+    from serving.release.aliases import mirror_to_mlflow
+
+    folder = settings.runs / recipe.name / recipe.version
+    ledger, here = Ledger(settings.ledger), places(settings)
+    try:
+        stage = folder / recipe.objectives[-1]
+        release = register(ledger, here, recipe.name, recipe.version, stage, requester(), settings.allow_dirty)
+        release = record_gate(ledger, recipe.name, recipe.version, gate.folder, requester())
+        mirror_to_mlflow(here, ledger.history(recipe.name))
+    finally:
+        ledger.close()
+    return release
+
+
+def decide_on(settings: "Settings", address: str, verb: str, user: str, reason: str) -> dict[str, Any]:
+    """Approves or rejects a candidate, and returns what the ledger keeps of it."""
+    name, version = parse_address(address)
+    ledger = Ledger(settings.ledger)
+    try:
+        if verb == "approve":
+            entry = approve(ledger, places(settings), name, version, user, reason)
+        else:
+            entry = reject(ledger, name, version, user, reason)
+    finally:
+        ledger.close()
+    return {
+        "name": name,
+        "version": version,
+        "event": str(entry.event),
+        "by": entry.actor,
+        "reason": reason,
+        "digest": entry.digest,
+        "entry": entry.seq,
+    }
+
+
+def roll_back(settings: "Settings", name: str, user: str, reason: str) -> dict[str, Any]:
+    """Makes the previous champion the champion again, and returns which digest serves now."""
+    from serving.release.promote import rollback
+
+    ledger = Ledger(settings.ledger)
+    try:
+        rollback(ledger, places(settings), name, user, reason)
+        champion = ledger.champion(name)
+    finally:
+        ledger.close()
+    assert champion is not None  # the ledger refuses to roll back the only champion
+    say("rollback", f"{name}@{champion.version} is champion again")
+    return {"name": name, "champion": champion.version, "digest": champion.digest, "by": user, "reason": reason}
+
+
+def canary_step(settings: "Settings", name: str, version: str) -> Step:
+    """Returns the step that takes a version through its canary: a new attempt, or the one that was interrupted."""
+    folder = settings.runs / name / version
+    policy = parse(CanaryPolicy, read_yaml(folder / POLICY), folder / POLICY)
+    attempts = sorted(folder.glob("canary-*"), key=lambda path: int(path.name.removeprefix("canary-")))
+    unfinished = [path for path in attempts if not (path / RECORD).is_file()]
+    out = unfinished[-1] if unfinished else folder / f"canary-{len(attempts) + 1}"
+    resources = CanaryResources(**places(settings).model_dump(), requester=requester())
+    job = Job(
+        name=name,
+        version=version,
+        stage="canary",
+        config=policy.model_dump(mode="json"),
+        parents={"data": folder / "data"},
+        reads={"data": ["golden/probe.jsonl"]},
+        resources=resources.model_dump(mode="json"),
+    )
+    return Step(job, out)
+
+
+def places(settings: "Settings") -> Places:
+    """Returns where release state lives, for the serving room, which looks up no settings."""
+    gateway = read_services(settings).get("gateway")
+    return Places(
+        ledger=settings.ledger,
+        bundles=settings.bundles,
+        routes=settings.routes,
+        gateway=gateway.url if gateway else "",
+        mlflow=tracking_uri(settings),
+    )
+
+
+def requester() -> str:
+    """Returns who is asking: the login name of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container may run under a user id that has no name

@@ -1,0 +1,82 @@
+"""A recipe is strict: what is wrong is named with file, field and fix, and nothing is guessed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.recipe import SHIPPED, load_recipe
+from lineage.errors import BadInput
+from lineage.section import read_yaml
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes the shipped recipe with changes, and returns its path."""
+
+    def write(**changes):
+        value = read_yaml(SHIPPED / "pystdlib.yaml")
+        for dotted, new in changes.items():
+            *sections, key = dotted.split("__")
+            target = value
+            for section in sections:
+                target = target[section]
+            if new is None:
+                del target[key]
+            else:
+                target[key] = new
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(value))
+        return str(path)
+
+    return write
+
+
+def test_every_shipped_recipe_loads():
+    for path in SHIPPED.glob("*.yaml"):
+        assert load_recipe(path.stem) == load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"sft__stepz": 3}, "sft.stepz", "did you mean `steps`"),
+        ({"gate": None}, "gate", "is missing"),
+        ({"release": None}, "release", "is missing"),
+        ({"sft__steps": "many"}, "sft.steps", "many"),
+        ({"name": "No Spaces"}, "name", "No Spaces"),
+        ({"dpo__objective": "sft"}, "dpo.objective", "remove it"),
+        ({"pretrain__steps": -1}, "pretrain.steps", "greater than 0"),
+    ],
+)
+def test_a_wrong_recipe_names_field_and_fix(recipe_file, changes, field, said):
+    path = recipe_file(**changes)
+    with pytest.raises(BadInput) as caught:
+        load_recipe(path)
+    assert caught.value.field == field
+    assert caught.value.where == path
+    assert said in str(caught.value)
+
+
+def test_a_missing_file_and_broken_yaml_are_told(tmp_path):
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_recipe(str(tmp_path / "none.yaml"))
+    (tmp_path / "bad.yaml").write_text("name: [unclosed\n")
+    with pytest.raises(BadInput, match="not valid YAML"):
+        load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_nothing_to_train_is_refused(recipe_file):
+    with pytest.raises(BadInput, match="nothing to train"):
+        load_recipe(recipe_file(pretrain=None, sft=None, dpo=None))
+
+
+def test_paths_are_relative_to_the_recipe(recipe_file):
+    path = recipe_file(data__sources=[{"kind": "jsonl", "path": "rows.jsonl", "rows": "sft"}])
+    source = load_recipe(path).data.sources[0]
+    assert Path(source.path) == Path(path).parent / "rows.jsonl"
+
+
+def test_a_numeric_version_is_text(recipe_file):
+    assert load_recipe(recipe_file(version=1.5)).version == "1.5"
+    assert load_recipe(recipe_file(), version="7").version == "7"
