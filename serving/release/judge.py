@@ -85,6 +85,12 @@ class ArmSummary(Section):
     bad: int
     p95_seconds: float | None
 
+    @property
+    def bad_percent(self) -> float | None:
+        """Percent of the answers that are empty or malformed; None where nothing was answered."""
+        answered = self.requests - self.failed
+        return round(100 * self.bad / answered, 2) if answered else None
+
 
 class Judgement(Section):
     """The verdict with its reasons and numbers."""
