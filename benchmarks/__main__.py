@@ -1,0 +1,97 @@
+"""Runs every benchmark of this folder and writes docs/benchmarks.md: date, hardware, figures, missed targets as missed.
+
+>>> make bench
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+NO_BENCHMARKS = {"__init__", "__main__", "figure"}
+MARKS = {True: "met", False: "**missed**", None: ""}
+
+
+def main() -> int:
+    """Runs the benchmarks one after the other, so that none disturbs another. Exits 1 where one broke; a miss is a result."""
+    sections, broken = [], 0
+    for name in sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS):
+        print(f"bench: {name}", file=sys.stderr)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False)
+        figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        broken += done.returncode != 0
+        sections.append(section(name, figures, done.returncode))
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text("\n".join([heading(), *sections]), encoding="utf-8")
+    print(f"bench: {PAGE.relative_to(HERE.parent)}", file=sys.stderr)
+    return int(broken > 0)
+
+
+def heading() -> str:
+    """Says when, on which code and on what the figures were measured."""
+    git = subprocess.run(
+        ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        "# Benchmarks\n\n"
+        f"Written by `make bench` on {now}, commit {git.stdout.strip() or 'unknown'}. Medians; a missed target says so.\n\n"
+        f"Hardware: {hardware()}. Python {platform.python_version()}.\n"
+    )
+
+
+def hardware() -> str:
+    """Describes processor, cores, memory and GPUs."""
+    model = re.search(r"^model name\s*: (.+)$", read("/proc/cpuinfo"), flags=re.MULTILINE)
+    cores = len(os.sched_getaffinity(0))
+    parts = [
+        model.group(1) if model else platform.machine(),
+        f"{cores} cores",
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+    ]
+    if shutil.which("nvidia-smi"):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        parts += subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    else:
+        parts.append("no GPU")
+    return ", ".join(parts)
+
+
+def section(name: str, figures: list[dict[str, Any]], code: int) -> str:
+    """Renders one benchmark as a table."""
+    lines = [f"## {name}\n", "| figure | value | target | | against | runs |", "|---|---|---|---|---|---|"]
+    for figure in figures:
+        cells = [
+            figure["figure"],
+            f"{figure['value']:g} {figure['unit']}",
+            figure["target"],
+            MARKS[figure["met"]],
+            figure["peer"],
+            figure["runs"],
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    if code:
+        lines.append(f"\n**This benchmark broke** (exit code {code}); the figures above are those that it gave before.")
+    return "\n".join(lines) + "\n"
+
+
+def read(path: str) -> str:
+    """Returns a file's text, "" where there is none (other systems have no /proc)."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What orchestration costs: `goldpath run` on a small recipe against the same stage commands typed by hand.
+
+Each round trains a new version (other seeds, so nothing is reused) with `goldpath run`, then replays the commands that
+its records name, with other output folders. Both sides start from a home of their own where a data stage ran before:
+the first start of a Prefect server creates its database, which happens once in a home's life.
+
+`goldpath run` also registers the candidate, which no stage command does; that is part of the overhead.
+
+>>> python -m benchmarks.overhead --runs 3
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.figure import at_most, emit, observed
+from lineage.errors import ExitCode
+from lineage.privacy import TELEMETRY_OFF
+from lineage.stamp import code_state
+
+RECIPE = Path(__file__).with_name("small.yaml")
+GOLDPATH = str(Path(sys.executable).with_name("goldpath"))
+STAGES = ("data", "pretrain", "sft", "evaluate", "gate")
+RATIO_LIMIT = 1.10
+HELP_LIMIT = 0.3  # seconds
+HELP_RUNS = 20
+NUM_WORDS, NUM_DOCUMENTS, WORDS_PER_DOCUMENT, NUM_GOLDEN = 600, 400, 120, 40
+
+
+def main() -> None:
+    """Measures, and prints one JSON line per figure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="rounds of both sides, interleaved (default: 3)")
+    arguments = parser.parse_args()
+    emit(measure_help())
+    with tempfile.TemporaryDirectory(prefix="goldpath-overhead-") as folder:
+        measure_run(Path(folder), arguments.runs)
+
+
+def measure_help() -> Any:
+    """Times `goldpath --help`, files in the page cache."""
+    command = [GOLDPATH, "--help"]
+    seconds = [time_command(command, dict(os.environ)) for _ in range(HELP_RUNS + 1)][1:]
+    return at_most("`goldpath --help`", statistics.median(seconds), "s", HELP_LIMIT, "", HELP_RUNS)
+
+
+def measure_run(folder: Path, runs: int) -> None:
+    """Times both sides in turn and prints their medians' ratio and difference."""
+    write_corpus(folder)
+    environment = stage_environment(folder / "home")
+    time_command([GOLDPATH, "run", write_recipe(folder, 0), "--only", "data"], environment)
+    whole, stages = [], []
+    for number in range(1, runs + 1):
+        whole.append(time_command([GOLDPATH, "run", write_recipe(folder, number)], environment))
+        stages.append(replay_stages(folder, version(number)))
+        print(f"round {number}: goldpath run {whole[-1]:.1f} s, by hand {stages[-1]:.1f} s", file=sys.stderr)
+    run, hand = statistics.median(whole), statistics.median(stages)
+    peer = f"the same {len(STAGES)} stage commands by hand, {hand:.1f} s"
+    emit(at_most("`goldpath run` on a small recipe", run / hand, "times its stages", RATIO_LIMIT, peer, runs))
+    emit(observed("what `goldpath run` adds", run - hand, "s", peer, runs))
+
+
+def replay_stages(folder: Path, of: str) -> float:
+    """Runs the commands of a version's records again, into other folders, and returns the seconds that they took."""
+    home, hand = folder / "home", folder / "hand" / of
+    environment = stage_environment(hand) | {"MLFLOW_TRACKING_URI": f"sqlite:///{hand}/mlflow.db"}
+    hand.mkdir(parents=True)
+    total = 0.0
+    for stage in STAGES:
+        ran = home / "runs" / "small" / of / stage
+        argv = json.loads((ran / "record.json").read_text(encoding="utf-8"))["argv"]
+        command = [str(hand / stage) if word == str(ran) else word for word in argv]
+        assert str(hand / stage) in command, f"{stage}: no --out {ran} in {argv}"
+        total += time_command(command, environment)
+        assert (hand / stage / "record.json").is_file(), f"{stage} was not replayed"
+    return total
+
+
+def time_command(command: list[str], environment: dict[str, str]) -> float:
+    """Runs a command to its end and returns the seconds; a gate that says no is an outcome like any other.
+
+    Raises:
+        RuntimeError: it ended with another code; its last words are in the message.
+    """
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode not in (ExitCode.OK, ExitCode.GATE_FAILED):
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return seconds
+
+
+def stage_environment(home: Path) -> dict[str, str]:
+    """Returns an environment with a home of its own, away from the user's servers and settings."""
+    foreign = ("GOLDPATH_", "PREFECT_", "MLFLOW_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    if code_state()[1]:
+        environment["GOLDPATH_ALLOW_DIRTY"] = "benchmark on a changed working tree"
+    return environment | TELEMETRY_OFF | {"GOLDPATH_HOME": str(home)}
+
+
+def write_recipe(folder: Path, number: int) -> str:
+    """Writes the recipe of one round: another version with other seeds."""
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    recipe["version"] = version(number)
+    for section in ("data", "pretrain", "sft"):
+        recipe[section]["seed"] = number
+    path = folder / f"{number}.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def version(number: int) -> str:
+    """Names a round's version."""
+    return f"0.0.{number}"
+
+
+def write_corpus(folder: Path) -> None:
+    """Writes rows about an invented store room: what lies on which shelf."""
+    chance = random.Random(0)
+    words = sorted(
+        {"".join(chance.choices("bdfgklmnprst", k=1) + chance.choices(SYLLABLES, k=2)) for _ in range(NUM_WORDS)}
+    )
+    shelf = {word: f"Shelf {chance.randint(1, 40)}." for word in words}
+    golden = chance.sample(words, NUM_GOLDEN)
+    texts = [" ".join(chance.choices(words, k=WORDS_PER_DOCUMENT)) for _ in range(NUM_DOCUMENTS + NUM_GOLDEN)]
+    write_lines(folder / "documents.jsonl", [{"text": text} for text in texts[NUM_GOLDEN:]])
+    write_lines(folder / "chats.jsonl", [chat(f"Which shelf holds the {word}?", shelf[word]) for word in words])
+    write_lines(
+        folder / "golden.jsonl",
+        [
+            item
+            for number, word in enumerate(golden)
+            for item in (
+                {
+                    "id": f"where-{number}",
+                    "kind": "closed_book",
+                    "question": f"Where is {word} kept?",
+                    "answer": shelf[word],
+                },
+                {"id": f"one-of-{number}", "kind": "choice", "question": f"Say where {word} is.", **choices(shelf[word])},
+                {
+                    "id": f"form-{number}",
+                    "kind": "format",
+                    "question": f"Name the place of {word}.",
+                    "pattern": r"Shelf \d+\.",
+                },
+                {"id": f"text-{number}", "kind": "heldout", "text": texts[number]},
+            )
+        ],
+    )
+
+
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    """Returns an SFT row."""
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def choices(right: str) -> dict[str, Any]:
+    """Returns four answers and the index of the right one."""
+    return {"choices": [right, "Shelf 41.", "Shelf 42.", "Shelf 43."], "answer": 0}
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
