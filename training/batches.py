@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lineage.errors import BadInput
-from training.config import ROW_KINDS, Objective
+from training.config import ROW_KINDS, ObjectiveName
 
 TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
 NO_TARGET = -100  # the label of a token that is read but not learnt
@@ -63,7 +63,7 @@ class PackedRows:
         BadInput: the file is missing, is not what the data stage writes, holds another kind of rows, or no row.
     """
 
-    def __init__(self, folder: Path, objective: Objective, split: str) -> None:
+    def __init__(self, folder: Path, objective: ObjectiveName, split: str) -> None:
         self.objective = objective
         self.path = folder / "packed" / ROW_KINDS[objective] / f"{split}.safetensors"
         if not self.path.is_file():
@@ -105,10 +105,9 @@ class PackedRows:
             tokens=int((read["segment_ids"] >= 0).sum()) if rows else 0,
         )
 
-    def count(self, rows: Sequence[int]) -> tuple[int, int]:
-        """Returns how many terms the objective's mean has over these rows (target tokens, or pairs), and their tokens."""
-        batch = self.batch(rows)
-        return len(batch.pairs) if self.objective == "dpo" else len(batch.targets), batch.tokens
+    def terms(self, batch: Batch) -> int:
+        """Returns how many terms the objective's mean has over a batch: its target tokens, or its pairs."""
+        return len(batch.pairs) if self.objective == "dpo" else len(batch.targets)
 
 
 def rows_of_step(num_rows: int, rows_per_step: int, seed: int, step: int) -> list[int]:

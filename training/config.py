@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from lineage.section import Section
 
-Objective = Literal["pretrain", "sft", "dpo"]
+ObjectiveName = Literal["pretrain", "sft", "dpo"]
 EngineName = Literal["single", "ddp", "fsdp2", "zero3"]
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
-ROW_KINDS: dict[Objective, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference"}
+ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference"}
 # Every linear layer of a Llama block: adapting all of them is what works best (Dettmers et al. 2023, QLoRA, section 4).
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -82,7 +82,7 @@ class TrainingConfig(Section):
         dpo_beta: how strongly DPO is tied to the reference model (Rafailov et al. 2023, equation 7).
     """
 
-    objective: Objective
+    objective: ObjectiveName
     steps: Positive
     rows_per_step: Positive = 8
     accumulation: Positive = 1

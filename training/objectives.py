@@ -5,7 +5,6 @@ Dividing by the count over *all* processes and micro-batches makes the update th
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -40,43 +39,44 @@ def answer_scores(batch: Batch, scores: Tensor, segments_per_row: int) -> Tensor
         scores: (targets,) log-probabilities.
 
     Returns:
-        (pairs in all slots of the batch, 2): chosen, rejected; 0 in slots that hold no pair.
+        (rows * segments_per_row,): 2p is the chosen and 2p + 1 the rejected answer of pair p; 0 where there is none.
     """
     sums = scores.new_zeros(len(batch.input_ids) * segments_per_row)
-    return sums.index_add(0, batch.segments, scores).view(-1, 2)
+    return sums.index_add(0, batch.segments, scores)
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What the model said about every pair before the first step: DPO's reference policy, computed once.
+class Objective:
+    """A loss over one file of packed rows.
 
     Attributes:
-        table: (rows of the file, segments_per_row) summed log-probabilities, fp32; 0 for rows that are not used.
+        data: the rows.
+        reference: for DPO, (rows of the file, segments_per_row) summed log-probabilities of every answer before the first
+            step; 0 for rows that are never used.
+        beta: for DPO, how strongly the policy is tied to that reference.
     """
 
-    table: Tensor
+    data: PackedRows
+    reference: Tensor | None = None
+    beta: float = 0.0
 
-    def of(self, batch: Batch) -> Tensor:
-        """Returns (slots, 2), laid out as `answer_scores`."""
-        return self.table[list(batch.rows)].view(-1, 2).to(batch.input_ids.device)
+    def loss(self, batch: Batch, scores: Tensor) -> Tensor:
+        """Returns the loss summed over a batch's terms, ()."""
+        if self.reference is None or not len(batch.pairs):  # a blank batch: an empty sum that still has its graph
+            return next_token_loss(scores)
+        reference = self.reference[list(batch.rows)].view(-1, 2).to(scores.device)[batch.pairs]
+        return preference_loss(self._pairs(batch, scores), reference, self.beta)
 
+    def ranked_right(self, batch: Batch, scores: Tensor) -> int:
+        """Counts the pairs whose chosen answer the model finds likelier than the rejected one.
 
-@dataclass(frozen=True)
-class Tally:
-    """Sums over some rows: of the loss, of the pairs that are ranked right, and of the terms; a mean is sum / terms."""
+        This is the ranking accuracy of Chen et al. 2024 (Preference Learning Algorithms Do Not Learn Preference Rankings).
+        Unlike the sign of DPO's margin, it also says something of a model before training.
+        """
+        if self.reference is None:
+            return 0
+        policy = self._pairs(batch, scores)
+        return int((policy[:, 0] > policy[:, 1]).sum())
 
-    loss: Tensor
-    right: Tensor
-
-
-def evaluate_objective(data: PackedRows, batch: Batch, scores: Tensor, reference: Reference | None, beta: float) -> Tally:
-    """Returns the objective's sums over one batch.
-
-    `right` counts the pairs whose chosen answer the model finds likelier than the rejected one (ranking accuracy, Chen et
-    al. 2024). Unlike the sign of DPO's margin, it also says something of a model before training.
-    """
-    if reference is None or not len(batch.pairs):
-        return Tally(next_token_loss(scores), torch.zeros((), device=scores.device))
-    policy = answer_scores(batch, scores, data.segments_per_row)[batch.pairs]
-    loss = preference_loss(policy, reference.of(batch)[batch.pairs], beta)
-    return Tally(loss, (policy[:, 0] > policy[:, 1]).sum())
+    def _pairs(self, batch: Batch, scores: Tensor) -> Tensor:
+        return answer_scores(batch, scores, self.data.segments_per_row).view(-1, 2)[batch.pairs]

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -16,6 +17,8 @@ from lineage.errors import BadInput, GoldpathError
 from training.config import Resources
 
 T = TypeVar("T")
+PLACE = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))  # torchrun's variables; the values when alone
+SECONDS_TO_FAIL_TOGETHER, SECONDS_TO_END_TOGETHER = 10, 600
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,28 @@ def join_processes(resources: Resources, where: Path) -> Processes:
     return Processes(rank, world, device)
 
 
-PLACE = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
-
-
 def threads_per_process(resources: Resources) -> int:
     """Returns the CPU threads of each process: as configured, else this machine's cores divided over its processes."""
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return resources.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
 
 
-def leave_processes() -> None:
-    """Ends the group in step: a process that leaves early takes its connections with it, and the others fail."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+def leave_processes(failed: bool = False) -> None:
+    """Ends the group in step: a process that leaves early takes its connections with it, and the others fail.
+
+    Args:
+        failed: the run ends with an error. Then the others may be stuck elsewhere, so they are waited for only so long.
+    """
+    if not dist.is_initialized():
+        return
+    arrived = dist.all_reduce(torch.zeros(1), async_op=True)
+    try:
+        arrived.wait(timedelta(seconds=SECONDS_TO_FAIL_TOGETHER if failed else SECONDS_TO_END_TOGETHER))
+    except RuntimeError:
+        if not failed:
+            raise
+        print("the other processes did not follow; torchrun ends them", file=sys.stderr)
+    dist.destroy_process_group()
 
 
 class StopRequest:

@@ -5,9 +5,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from lineage.files import write_atomic
+from lineage.job import Job
+from training.checkpoint import Progress
+from training.config import TrainingConfig
 from training.tracking import MlflowRun
 
 HISTORY = "history.jsonl"
@@ -15,7 +17,7 @@ Row = dict[str, float | int]
 
 
 class History:
-    """`history.jsonl`: one JSON object per logged step, appended. A resumed run has no row twice and none from a lost future.
+    """`history.jsonl`: one JSON object per logged step, appended; a resumed run has no row twice.
 
     Args:
         path: the file.
@@ -42,55 +44,45 @@ class History:
         """Closes the file."""
         self._file.close()
 
-    def first(self, key: str) -> float | int | None:
-        """Returns a figure from the first row that has it."""
-        return next((row[key] for row in self.rows if key in row), None)
-
-    def last(self, key: str) -> float | int | None:
-        """Returns a figure from the last row that has it."""
-        return next((row[key] for row in reversed(self.rows) if key in row), None)
+    def values(self, key: str) -> list[float | int]:
+        """Returns a figure from every row that has it."""
+        return [row[key] for row in self.rows if key in row]
 
 
 class Telemetry:
     """The three channels together. Only rank 0 has one.
 
     Args:
-        name, run_name: MLflow's experiment and run.
-        parameters: what MLflow shows as the run's parameters.
         out: the stage's folder.
-        steps, start: how many steps there are, and how many of them are done.
+        progress: where the run starts or continues.
     """
 
-    def __init__(self, name: str, run_name: str, parameters: dict[str, Any], out: Path, *, steps: int, start: int) -> None:
+    def __init__(self, job: Job, config: TrainingConfig, out: Path, progress: Progress) -> None:
         from tqdm import tqdm
 
-        self.history = History(out / HISTORY, start)
-        self._tracking = MlflowRun.from_environment(name, run_name, parameters, out)
+        self.history = History(out / HISTORY, progress.step)
+        name = f"{job.version}/{job.stage}"
+        self._tracking = MlflowRun.from_environment(job.name, name, config.model_dump(mode="json"), out)
         self._bar = tqdm(
-            total=steps, initial=start, desc=run_name, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=0.5
+            total=config.steps, initial=progress.step, desc=name, unit="step", file=sys.stderr, dynamic_ncols=True
         )
-        self._step, self._tokens, self._since = start, 0, time.monotonic()
-        self.tokens, self.seconds = 0, 0.0
+        self._since = time.monotonic()
 
-    def log_steps(self, step: int, tokens: int, figures: Row) -> None:
+    def log_steps(self, progress: Progress, tokens: int, figures: Row) -> None:
         """Logs what the steps since the last call came to.
 
         Args:
-            step: steps done.
             tokens: tokens read since the last call, over all processes.
             figures: their mean loss and the like.
         """
-        seconds = time.monotonic() - self._since
-        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
-        row = {"step": step, **figures, "tokens_per_second": round(tokens / seconds, 1)}
-        self._bar.set_postfix_str(f"loss {figures['loss']:.4f}, {row['tokens_per_second']:,.0f} tokens/s", refresh=False)
-        self._bar.update(step - self._step)
-        self._step = step
-        self._append(row)
+        rate = round(tokens / (time.monotonic() - self._since), 1)
+        self._bar.set_postfix_str(f"loss {figures['loss']:.4f}, {rate:,.0f} tokens/s", refresh=False)
+        self._bar.update(progress.step - self._bar.n)
+        self._append({"step": progress.step, **figures, "tokens": progress.tokens, "tokens_per_second": rate})
         self.resume_clock()
 
     def log_validation(self, row: Row) -> None:
-        """Logs a validation; its time is not the training's."""
+        """Logs a validation, and leaves its time out of the training's speed."""
         self._bar.write(
             f"step {row['step']}: " + ", ".join(f"{k} {v:.4f}" for k, v in row.items() if k != "step"), sys.stderr
         )

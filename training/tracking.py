@@ -10,6 +10,7 @@ from typing import Any
 
 SECONDS_BETWEEN_BATCHES = 2.0  # a batch of any size costs one request
 SECONDS_TO_FLUSH = 20.0
+MAX_BATCH = 1000  # metrics per request, MLflow's limit
 RUN_ID_FILE = ".mlflow_run"  # a resumed stage continues its MLflow run
 
 
@@ -106,6 +107,6 @@ class MlflowRun:
             for key, value in row.items()
             if key != "step"
         ]
-        if metrics:
-            client.log_batch(run_id, metrics)
+        for start in range(0, len(metrics), MAX_BATCH):
+            client.log_batch(run_id, metrics[start : start + MAX_BATCH])
         return open_still

@@ -1,0 +1,102 @@
+"""`python -m training --config job.yaml --out DIR`, or the same under `torchrun` for several processes."""
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineage.errors import BadInput, GoldpathError, run_cli
+from lineage.job import Job, load_stage
+from lineage.privacy import switch_off_telemetry
+from lineage.section import parse
+from lineage.stage import StageRun
+from training.config import Resources, TrainingJob
+
+if TYPE_CHECKING:
+    from training.processes import Processes
+
+EPILOG = """\
+Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143) or Ctrl-C (130), the same
+command continues from the newest whole checkpoint. Several processes:
+  torchrun --standalone --nproc-per-node 2 -m training --config job.yaml --out DIR
+"""
+
+
+def main() -> int:
+    """Runs one training stage; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Pretrains, fine-tunes (SFT) or aligns (DPO) a language model, as one stage of a recipe.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="job.yaml", help="the job (lineage.job.Job)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
+    arguments = parser.parse_args()
+    switch_off_telemetry()
+    job, config = load_stage(arguments.config, TrainingJob)
+    if job.stage != config.training.objective:
+        raise BadInput(
+            arguments.config, "config.training.objective", f"is not the stage's name `{job.stage}`", "make them the same"
+        )
+    resources = parse(Resources, job.resources, arguments.config, "resources")
+    return _run(job, config, resources, arguments.config, arguments.out)
+
+
+def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: Path) -> int:
+    """Joins the other processes, trains, and leaves them in step, whatever happens."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from training.loop import Stopped
+    from training.processes import join_processes, leave_processes
+
+    processes = join_processes(resources, path)
+    try:
+        result = record(_work)(job, config, resources, out, processes)
+    except Stopped as stopped:
+        leave_processes()
+        if processes.is_first:
+            print(f"{job.stage}: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
+    except GoldpathError as error:
+        leave_processes(failed=True)
+        if processes.is_first:
+            raise
+        print(f"rank {processes.rank}: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    leave_processes()
+    if result is not None:
+        print(json.dumps(result))
+    return 0
+
+
+def _work(
+    job: Job, config: TrainingJob, resources: Resources, out: Path, processes: "Processes"
+) -> dict[str, object] | None:
+    """Does the stage's work; rank 0 alone holds the folder and writes the record. Returns the JSON line, there."""
+    from training.processes import StopRequest
+    from training.stage import train_stage
+
+    stop, held = StopRequest(), ExitStack()
+    runs: list[StageRun] = []
+
+    def take_folder() -> tuple[str, bool]:
+        runs.append(held.enter_context(StageRun(job, out)))
+        return runs[0].fingerprint, runs[0].finished is not None
+
+    with held:
+        fingerprint, finished = processes.on_first(take_folder)
+        if not finished:
+            metrics = train_stage(job, config, resources, out, fingerprint, processes, stop)
+            processes.on_first(lambda: runs[0].finish(metrics) and None)
+        elif processes.is_first:
+            print(f"{job.stage}: already finished, reused", file=sys.stderr)
+        if not runs or runs[0].finished is None:
+            return None
+        return {"stage": job.stage, "metrics": runs[0].finished.metrics, "out": str(out)}
+
+
+if __name__ == "__main__":
+    run_cli(main)

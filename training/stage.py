@@ -1,0 +1,149 @@
+"""A training stage from its job to its metrics, read top to bottom."""
+
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lineage.bundle import MANIFEST
+from lineage.errors import BadInput
+from lineage.job import Job
+from lineage.record import RECORD, Metric, read_record
+from training.batches import PackedRows, rows_of_step
+from training.card import model_card
+from training.checkpoint import FOLDER, Checkpoints
+from training.config import Resources, TrainingConfig, TrainingJob
+from training.engine import Engine, make_engine
+from training.export import export_model, save_bundle
+from training.loop import Loop
+from training.model import Vocabulary, build_model, count_parameters
+from training.objectives import Objective
+from training.processes import Processes, StopRequest
+from training.scoring import Scorer
+from training.telemetry import History, Telemetry
+from training.validate import reference_scores, validation_rows
+
+
+def train_stage(
+    job: Job,
+    config: TrainingJob,
+    resources: Resources,
+    out: Path,
+    fingerprint: str,
+    processes: Processes,
+    stop: StopRequest,
+) -> dict[str, Metric]:
+    """Trains, or continues to train, and writes the stage's outputs. Every process of the run calls it.
+
+    Returns:
+        The stage's metrics, on rank 0; {} on the others.
+    """
+    training, folder = config.training, _data_folder(job)
+    check_division(training, processes)
+    train, validation = (PackedRows(folder, training.objective, split) for split in ("train", "validation"))
+    vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
+
+    def build() -> Scorer:
+        return Scorer(build_model(config.model, base, vocabulary, training, train.seq_len))
+
+    def card(figures: Mapping[str, Metric]) -> str:
+        return model_card(job, training, parameters, data_version(job), figures)
+
+    scorer = build()
+    parameters, trained = count_parameters(scorer)
+    if processes.is_first:
+        print(
+            f"{parameters:,} parameters, {trained:,} of them trained, {resources.engine} on {processes.device}",
+            file=sys.stderr,
+        )
+        if base is None and not (out / "initial" / MANIFEST).is_file():
+            save_bundle(scorer.model, vocabulary, card({}), out / "initial")
+    engine = make_engine(resources.engine, scorer, training, processes)
+    objectives = _objectives(engine, train, validation)
+    checkpoints = Checkpoints(out / FOLDER, fingerprint, training.keep_checkpoints, processes)
+    progress = checkpoints.load_newest(engine)
+    telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
+    finished = False
+    try:
+        Loop(training, processes, engine, *objectives, checkpoints, telemetry, stop, progress).run()
+        finished = True
+    finally:
+        if telemetry:
+            telemetry.close(finished)
+    weights = engine.full_weights()
+
+    def export() -> dict[str, Metric]:
+        assert telemetry is not None
+        metrics = summarise(telemetry.history, training)
+        sample = train.batch([0]).input_ids[:, :64]
+        export_model(build(), weights, vocabulary, card(metrics), out, sample)
+        return metrics
+
+    return processes.on_first(export)
+
+
+def check_division(training: TrainingConfig, processes: Processes) -> None:
+    """Refuses rows that cannot be divided equally.
+
+    Raises:
+        BadInput: naming the nearest number of rows that can.
+    """
+    shares, rows = processes.world * training.accumulation, training.rows_per_step
+    if rows % shares:
+        raise BadInput(
+            "job.yaml",
+            "config.training.rows_per_step",
+            f"is {rows}, no multiple of {processes.world} processes x accumulation {training.accumulation}",
+            f"use {-(-rows // shares) * shares}, or another number of processes",
+        )
+
+
+def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
+    """Returns the stage's metrics from its history, so that a resumed run reports the whole run."""
+    losses, accuracies = history.values("validation_loss"), history.values("preference_accuracy")
+    metrics: dict[str, Metric] = {
+        "loss": history.values("loss")[-1],
+        "validation_loss_before": losses[0],
+        "validation_loss": losses[-1],
+        "tokens": history.values("tokens")[-1],
+        "tokens_per_second": statistics.median(history.values("tokens_per_second")),
+        "steps": training.steps,
+    }
+    if accuracies:
+        metrics |= {"preference_accuracy_before": accuracies[0], "preference_accuracy": accuracies[-1]}
+    return metrics
+
+
+def _objectives(engine: Engine, train: PackedRows, validation: PackedRows) -> tuple[Objective, Objective]:
+    config = engine.config
+    if config.objective != "dpo":
+        return Objective(train), Objective(validation)
+    used = {
+        row
+        for step in range(min(config.steps, -(-train.num_rows // config.rows_per_step)))
+        for row in rows_of_step(train.num_rows, config.rows_per_step, config.seed, step)
+    }
+    return (
+        Objective(train, reference_scores(engine, train, sorted(used)), config.dpo_beta),
+        Objective(validation, reference_scores(engine, validation, validation_rows(engine, validation)), config.dpo_beta),
+    )
+
+
+def _data_folder(job: Job) -> Path:
+    if "data" not in job.parents:
+        raise BadInput("job.yaml", "parents.data", "is missing", "name the folder of the data stage")
+    return job.parents["data"]
+
+
+def _base_folder(job: Job) -> Path | None:
+    """A stage's folder holds its model in `bundle/`; any other base is a model folder itself."""
+    base = job.parents.get("base")
+    if base is not None and (base / RECORD).is_file():
+        return base / "bundle"
+    return base
+
+
+def data_version(job: Job) -> str:
+    """Returns the version of the data that the job reads, "" where it has none."""
+    folder = _data_folder(job)
+    return read_record(folder).stamp.data_version if (folder / RECORD).is_file() else ""
