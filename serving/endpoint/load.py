@@ -71,7 +71,9 @@ def load_bundle(folder: Path, digest: str | None = None, precision: Precision = 
     """
     verified = verify_bundle(folder, digest)
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

@@ -1,65 +1,10 @@
-"""A tiny sealed Llama bundle, and endpoints and gateways as the real processes that they are."""
-
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from serving_processes import Running, make_bundle, running
 
-from lineage.bundle import seal_bundle
 from serving.routes import Arm
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-SPECIAL = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
-TEXT = ["which module defines quote?", "urllib.parse", "what does json.dumps return? äöü 😀", "a str", "def f(x): return x"]
-DEADLINE = 60.0
-
-
-def make_bundle(folder: Path, seed: int = 0, context: int = 256) -> str:
-    """Writes and seals a two-layer Llama of hidden size 32 with random weights; returns its digest."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(
-        TEXT * 4,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|pad|>")
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=context,
-            initializer_range=0.4,  # wide, so that the random model's choices differ from token to token
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
-    model.save_pretrained(folder)
-    return seal_bundle(folder)
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +17,20 @@ def bundle_a(tmp_path_factory: pytest.TempPathFactory) -> Arm:
 def bundle_b(tmp_path_factory: pytest.TempPathFactory) -> Arm:
     folder = tmp_path_factory.mktemp("bundle-b") / "bundle"
     return Arm(digest=make_bundle(folder, seed=2), version="1.1.0", bundle=folder)
+
+
+@pytest.fixture(scope="session")
+def endpoint(bundle_a: Arm) -> Iterator[Running]:
+    with running("endpoint", "--bundle", str(bundle_a.bundle), "--port", "0", "--model", "m", "--threads", "1") as started:
+        yield started
+
+
+@pytest.fixture
+def routes_file(tmp_path: Path) -> Path:
+    return tmp_path / "serving" / "routes.json"
+
+
+@pytest.fixture
+def gateway(routes_file: Path) -> Iterator[Running]:
+    with running("gateway", "--routes", str(routes_file), "--port", "0") as started:
+        yield started
