@@ -23,7 +23,7 @@ MARKS = {True: "met", False: "**missed**", None: ""}
 
 
 def main() -> int:
-    """Runs the benchmarks one after the other, so that none disturbs another. Exits 1 where one broke; a miss is a result."""
+    """Runs the benchmarks one after the other, so that none disturbs another; 1 where one broke (a miss is a result)."""
     sections, broken = [], 0
     for name in sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS):
         print(f"bench: {name}", file=sys.stderr)
