@@ -1,0 +1,94 @@
+"""What the data stage is told: where rows come from, what a row must be, and how rows become packed tokens."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lineage.section import Section
+
+RowKind = Literal["pretrain", "sft", "preference"]
+KINDS: tuple[RowKind, ...] = ("pretrain", "sft", "preference")
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Source(Section):
+    """One place that rows come from.
+
+    Attributes:
+        kind: `stdlib` makes all kinds of rows and golden sets from the interpreter's library; `jsonl` reads a file.
+        path: the JSONL file, one row a line, UTF-8; relative to the file that this section is written in.
+        rows: what the file's rows are; `golden` rows are never trained on.
+        golden_set: for golden rows, the set that they join; "" takes each item's own `kind`.
+    """
+
+    kind: Literal["stdlib", "jsonl"]
+    path: str = ""
+    rows: RowKind | Literal["golden"] | None = None
+    golden_set: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        if self.kind == "jsonl" and not (self.path and self.rows):
+            raise ValueError("a jsonl source needs `path` and `rows` (pretrain, sft, preference or golden)")
+        if self.kind == "stdlib" and (self.path or self.rows or self.golden_set):
+            raise ValueError("a stdlib source takes no `path`, `rows` or `golden_set`")
+        if self.golden_set and self.rows != "golden":
+            raise ValueError("only golden rows take a `golden_set`")
+        return self
+
+
+class DataConfig(Section):
+    """The data stage. Every field shapes the bytes that it writes, so every field is part of the identity.
+
+    Attributes:
+        sources: where rows come from, in order; of two equal rows the first one stays.
+        seed: order, split and the choices inside a stdlib source.
+        on_bad_line: what a line does that is no JSON or no row: `stop` is an error that names it, `quarantine` counts it.
+        on_contamination: what a training row does that repeats a golden item: `remove` takes it out, `stop` is an error.
+        near_duplicate_threshold: documents whose sets of five-word shingles have at least this Jaccard similarity are one
+            document; 0 leaves near-duplicates. Documents only: phrasings of one question are alike by design.
+        pii_in_documents, pii_in_conversations: what e-mail addresses, phone numbers, payment cards and IBANs do:
+            `redact` puts a typed placeholder such as `<email>` in their place, `quarantine` takes the row out.
+            A row with a secret (key, token, password) is always taken out.
+        phone_region: the country (ISO 3166, such as `DE`) whose national phone numbers are known too; "" knows
+            international ones (`+49 …`).
+        min_characters, max_characters: the length of a document.
+        max_answer_characters: the longest answer of a conversation or a pair.
+        validation_fraction: the share of every row kind that is only validated on; at least one row of two or more.
+        vocab_size: the size of the tokenizer that is trained on the training rows.
+        tokenizer: a folder with a tokenizer to use instead; a base model's tokenizer takes precedence.
+        chat_template: a Jinja file that replaces that tokenizer's chat template, for one without `{% generation %}` marks.
+        seq_len: tokens in a packed row.
+        num_facts: names that a stdlib source asks about. This and the five below shape a stdlib source only.
+        num_closed_book: how many of those names the closed-book golden set asks about.
+        document_bytes: bytes of documents (UTF-8).
+        index_rounds: how often the documents state every fact, each time in other words and another order.
+        questions_per_fact: phrasings of each question.
+        pairs_per_fact: preference pairs of each fact.
+    """
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    seed: Count = 0
+    on_bad_line: Literal["stop", "quarantine"] = "stop"
+    on_contamination: Literal["remove", "stop"] = "remove"
+    near_duplicate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
+    pii_in_documents: Literal["redact", "quarantine"] = "redact"
+    pii_in_conversations: Literal["redact", "quarantine"] = "quarantine"
+    phone_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""
+    min_characters: Positive = 20
+    max_characters: Positive = 100_000
+    max_answer_characters: Positive = 4_000
+    validation_fraction: Fraction = 0.05
+    vocab_size: Annotated[int, Field(ge=300)] = 4096
+    tokenizer: str = ""
+    chat_template: str = ""
+    seq_len: Annotated[int, Field(ge=8)] = 512
+    num_facts: Positive = 400
+    num_closed_book: Positive = 250
+    document_bytes: Positive = 2_000_000
+    index_rounds: Positive = 10
+    questions_per_fact: Positive = 20
+    pairs_per_fact: Positive = 3

@@ -1,0 +1,173 @@
+"""The data stage, top to bottom: sources → contracts → packed tokens.
+
+read → normalise → exact and near-duplicate removal → decontamination → personal data and secrets → expectations
+→ split → tokenise and pack → proof
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_contracts.clean import normalise, normalise_row
+from data_contracts.config import KINDS, DataConfig, RowKind
+from data_contracts.data_docs import write_data_docs
+from data_contracts.decontaminate import GoldenIndex, find_contaminated, freeze_golden, index_golden, write_proof
+from data_contracts.dedup import find_exact, find_near
+from data_contracts.expectations import check_rows
+from data_contracts.jsonl import write_jsonl
+from data_contracts.pack import encode_rows, pack_pieces, write_packed
+from data_contracts.pii import screen_rows
+from data_contracts.quarantine import Funnel, Reason
+from data_contracts.rows import Document, Row, rewrite_golden
+from data_contracts.sources import Corpus, read_sources
+from data_contracts.split import PARTS, Part, split_rows
+from data_contracts.tokenizer import control_tokens, load_tokenizer, save_tokenizer, train_tokenizer
+from lineage.errors import BadInput
+from lineage.record import Metric
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult
+    from transformers import PreTrainedTokenizerFast
+
+Split = dict[tuple[RowKind, Part], list[Row]]
+
+
+def prepare(config: DataConfig, out: Path, base_tokenizer: Path | None = None) -> dict[str, Metric]:
+    """Runs the data stage in a folder and returns its metrics. Equal sources and configuration give equal bytes.
+
+    Args:
+        base_tokenizer: the folder of a base model, whose tokenizer the rows are packed with.
+
+    Raises:
+        BadInput: a source, a line, or the tokenizer is wrong; or no row of a kind keeps its contract.
+        GoldpathError: a law of this stage was broken: rows got lost, or a golden item is in the final rows.
+    """
+    say("reading sources")
+    corpus = read_sources(config)
+    golden = {name: [rewrite_golden(item, normalise) for item in items] for name, items in sorted(corpus.golden.items())}
+    freeze_golden(golden, out / "golden")
+    for kind in KINDS:
+        write_jsonl(out / "raw" / f"{kind}.jsonl", (row.model_dump(mode="json") for row in corpus.rows[kind]))
+
+    tokenizer = _given_tokenizer(config, base_tokenizer, corpus)
+    funnel = Funnel()
+    kept = _apply_contracts(config, corpus, index_golden(golden), control_tokens(tokenizer), funnel, out)
+    split: Split = {}
+    for kind in KINDS:
+        split[kind, "train"], split[kind, "validation"] = split_rows(kept[kind], config.validation_fraction, config.seed)
+
+    if tokenizer is None:
+        say(f"training a tokenizer of {config.vocab_size} tokens")
+        texts = (text for kind in KINDS for row in split[kind, "train"] for text in row.texts())
+        tokenizer = train_tokenizer(texts, config.vocab_size)
+    save_tokenizer(tokenizer, out / "tokenizer")
+    num_tokens = _pack(split, tokenizer, config.seq_len, funnel, out)
+
+    for (kind, part), rows in split.items():
+        write_jsonl(out / "rows" / kind / f"{part}.jsonl", (row.model_dump(mode="json") for row in rows))
+    counts = funnel.counts({key: len(rows) for key, rows in split.items()})
+    funnel.write(out, counts)
+    write_proof(out, golden)
+    return _metrics(counts, num_tokens)
+
+
+def _apply_contracts(
+    config: DataConfig, corpus: Corpus, golden: GoldenIndex, control: Sequence[str], funnel: Funnel, out: Path
+) -> dict[RowKind, list[Row]]:
+    """Takes out every row that may not be trained on, and writes Data Docs about those that reached the suite."""
+    kept: dict[RowKind, list[Row]] = {}
+    results: dict[str, ExpectationSuiteValidationResult] = {}
+    for line in corpus.bad_lines:
+        funnel.remove_bad_line(line)
+    for kind in KINDS:
+        rows = [normalise_row(row) for row in corpus.rows[kind]]
+        funnel.enter(kind, len(rows))
+        if rows:
+            say(f"{kind}: {len(rows)} rows through the contracts")
+        rows = funnel.remove("duplicates", "deduplicate", rows, find_exact(rows))
+        documents = [row for row in rows if isinstance(row, Document)]
+        rows = funnel.remove("duplicates", "deduplicate", rows, find_near(documents, config.near_duplicate_threshold))
+        contaminated = find_contaminated(rows, golden)
+        if contaminated and config.on_contamination == "stop":
+            _refuse_contamination(rows, contaminated)
+        rows = funnel.remove("contaminated", "decontaminate", rows, contaminated)
+        policy = config.pii_in_documents if kind == "pretrain" else config.pii_in_conversations
+        screened = screen_rows(rows, policy, config.phone_region)
+        rows = funnel.remove("quarantined", "personal_data", screened.rows, screened.quarantined)
+        if rows:
+            checked = check_rows(kind, rows, config, control)
+            results[kind] = checked.result
+            rows = funnel.remove("quarantined", "expectations", rows, checked.reasons)
+        kept[kind] = rows
+        _refuse_empty(kind, rows, funnel)
+    if not any(kept.values()):
+        raise BadInput("data", "sources", "hold no training rows", "add a source with rows")
+    write_data_docs(out / "data_docs", results)
+    return kept
+
+
+def _pack(
+    split: Split, tokenizer: "PreTrainedTokenizerFast", seq_len: int, funnel: Funnel, out: Path
+) -> dict[RowKind, int]:
+    """Writes packed tokens, quarantines rows that do not fit into them, and returns the number of training tokens."""
+    num_tokens: dict[RowKind, int] = {}
+    for kind in KINDS:
+        if not any(split[kind, part] for part in PARTS):
+            continue
+        say(f"{kind}: packing")
+        for part in PARTS:
+            pieces, too_long = encode_rows(kind, split[kind, part], tokenizer, seq_len)
+            split[kind, part] = funnel.remove("quarantined", "pack", split[kind, part], too_long)
+            tensors = pack_pieces(pieces, seq_len, tokenizer.pad_token_id)
+            figures = write_packed(out / "packed" / kind / f"{part}.safetensors", kind, tensors, len(split[kind, part]))
+            if part == "train":
+                num_tokens[kind] = figures["tokens"]
+        _refuse_empty(kind, split[kind, "train"], funnel)
+    return num_tokens
+
+
+def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "PreTrainedTokenizerFast | None":
+    """The base model's tokenizer, else the configured one, else none: it is then trained on the rows."""
+    folder = base or (Path(config.tokenizer) if config.tokenizer else None)
+    if folder is None:
+        return None
+    template = Path(config.chat_template) if config.chat_template else None
+    return load_tokenizer(folder, template, needs_chat=bool(corpus.rows["sft"] or corpus.rows["preference"]))
+
+
+def _refuse_contamination(rows: Sequence[Row], found: Mapping[int, Reason]) -> None:
+    row, reason = rows[min(found)], found[min(found)]
+    raise BadInput(
+        f"source {row.source}",
+        row.id,
+        f"{reason.text} ({len(found)} {row.kind} rows do such a thing)",
+        "delete those rows, or set `on_contamination: remove`",
+    )
+
+
+def _refuse_empty(kind: RowKind, rows: Sequence[Row], funnel: Funnel) -> None:
+    if funnel.rows_in[kind] and not rows:
+        causes = Counter(
+            f"{entry['stage']}.{entry['rule']}"
+            for entries in funnel.removed.values()
+            for entry in entries
+            if entry["kind"] == kind
+        )
+        said = ", ".join(f"{number} {cause}" for cause, number in causes.most_common(3))
+        raise BadInput("data", f"{kind} rows", f"none of {funnel.rows_in[kind]} is left ({said})", "correct the source")
+
+
+def _metrics(counts: Mapping[RowKind, Mapping[str, int]], num_tokens: Mapping[RowKind, int]) -> dict[str, Metric]:
+    present = [kind for kind in KINDS if counts[kind]["rows_in"]]
+    metrics: dict[str, Metric] = {f"rows_{kind}": counts[kind]["kept"] for kind in present}
+    metrics |= {f"tokens_{kind}": num_tokens[kind] for kind in present}
+    for outcome in ("quarantined", "duplicates", "contaminated"):
+        metrics[outcome] = sum(counts[kind][outcome] for kind in KINDS)
+    return metrics
+
+
+def say(what: str) -> None:
+    """Tells the person who waits what is being done."""
+    print(f"data: {what}", file=sys.stderr, flush=True)
