@@ -26,6 +26,7 @@ from flows.settings import Settings
 from lineage.errors import BadInput, GoldpathError
 
 START_DEADLINE = 120.0  # seconds; Prefect's first start migrates its database: 8 s on two quiet cores
+HANG_DEADLINE = 30.0
 Report = Callable[[str], None]
 
 
@@ -88,13 +89,21 @@ class Services:
         if elsewhere := {"prefect": prefect, "mlflow": self.settings.mlflow_tracking_uri}.get(name):
             return Service(name, None, 0.0, 0, elsewhere)
         known = read_services(self.settings).get(name)
-        return known if known and known.alive and responds(known) else None
+        if known is None or not known.alive:
+            return None
+        deadline = time.monotonic() + HANG_DEADLINE
+        while not responds(known):  # busy or hung; others may be using it, so it is not ours to end
+            if not known.alive:
+                return None
+            if time.monotonic() > deadline:
+                raise GoldpathError(f"{name} (pid {known.pid}) does not answer at {known.url}. Fix: kill {known.pid}")
+        return known
 
     def _start(self, name: str) -> "subprocess.Popen[bytes]":
         settings, command = self.settings, COMMANDS[name]
         known = read_services(settings).get(name)
         mark = f"{name}@{settings.home}"
-        end_family(mark, known.pid if known else None)  # what a killed command left behind, or what hangs
+        end_family(mark, known.pid if known else None)  # what a killed command or a killed service left behind
         wanted = getattr(settings, f"{name}_port", 0)
         port = choose_port(wanted, known.port if known else 0)
         if port is None:
