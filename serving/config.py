@@ -13,7 +13,8 @@ class CanaryPolicy(Section):
     A share (`error_margin`, …) is a fraction between 0 and 1; a weight (`steps`) is percent of the traffic.
 
     Attributes:
-        steps: the candidate's weights, rising, the last one 100; a first release has one step, at 100.
+        steps: the candidate's weights, rising, the last one 100; a first release has one step, at 100. At the last
+            weight below 100 the candidate must be shown to be no worse than the margins allow.
         minimum_requests: finished requests of the canary arm in a step before the judge looks at it.
         minimum_seconds: how long a step lasts at least.
         maximum_seconds: how long a step may wait for enough traffic or for a clear verdict; then it is rolled back.
@@ -40,7 +41,7 @@ class CanaryPolicy(Section):
     maximum_seconds: float = Field(default=120.0, gt=0)
     ready_seconds: float = Field(default=120.0, gt=0)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    error_margin: float = Field(default=0.02, gt=0, lt=1)
+    error_margin: float = Field(default=0.03, gt=0, lt=1)
     bad_answer_margin: float = Field(default=0.05, gt=0, lt=1)
     latency_ratio: float = Field(default=1.3, ge=1)
     latency_slack_seconds: float = Field(default=0.1, ge=0)

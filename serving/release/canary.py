@@ -104,6 +104,11 @@ class Canary:
         steps = self.policy.steps if self.champion else self.policy.steps[-1:]
         return [weight for weight in steps if weight >= self.release.weight]
 
+    @property
+    def _closing_weight(self) -> float:
+        """The last weight at which there is still a champion to compare with; for a first release its only one."""
+        return self.policy.steps[-2] if self.champion else self.policy.steps[-1]
+
     def _await_ready(self) -> None:
         deadline = time.monotonic() + self.policy.ready_seconds
         why = "it is still loading"
@@ -134,8 +139,8 @@ class Canary:
         self._tell("step", weight=weight, token=self.token)
         probes.ask_more()
         traffic = StepTraffic(weight, self.policy, self.champion is not None)
-        last, started = weight == self.policy.steps[-1], time.monotonic()
-        total = closing_requests(self.policy, self.champion is None) if last else 0
+        closing, started = weight == self._closing_weight, time.monotonic()
+        total = closing_requests(self.policy, self.champion is None) if closing else 0
         while True:
             seconds = time.monotonic() - started
             self._require_mine()
@@ -143,7 +148,7 @@ class Canary:
             overdue = seconds >= self.policy.maximum_seconds
             enough = traffic.enough(seconds) and len(self.candidate_seen) >= total
             if overdue or (enough and (probes.finished or seconds >= self.policy.probe_seconds)):
-                if self._look(weight, last, probes) == "pass" and traffic.enough(seconds):
+                if self._look(weight, closing, probes) == "pass" and traffic.enough(seconds):
                     return
                 if overdue:
                     raise _Stop(f"not clear after {seconds:.0f} s at {weight:g} %: {self._unclear(traffic)}")
@@ -163,10 +168,10 @@ class Canary:
         self.candidate_seen += candidate
         self.champion_seen += stable
 
-    def _look(self, weight: float, last: bool, probes: ProbeRun) -> str:
+    def _look(self, weight: float, closing: bool, probes: ProbeRun) -> str:
         self.looks += 1
-        self.closing_looks += last
-        look = Look(self.looks, self.closing_looks)
+        self.closing_looks += closing
+        look = Look(self.looks, self.closing_looks if closing else 0)
         champion = self.champion_seen if self.champion else None
         found = judge(self.candidate_seen, champion, probes.results(), self.policy, look)
         self.judgement = found

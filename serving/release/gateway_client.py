@@ -35,7 +35,7 @@ class GatewayClient:
     """
 
     def __init__(self, url: str, model: str) -> None:
-        self._http = httpx.Client(base_url=url)
+        self._http = httpx.Client(base_url=url, trust_env=False)  # a proxy is for other machines
         self._model = model
         self._epoch = ""
         self._after = 0

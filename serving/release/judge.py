@@ -4,9 +4,12 @@ Each check asks two questions about the candidate, at a known error rate:
 
 - Is it worse than the champion beyond chance, by more than its margin? Then `fail`, at any look. All looks and all checks
   together accuse an equal candidate with probability `alpha` at most (`spend` over looks, Bonferroni over checks).
-- At the last step: is it shown to be no worse than the margin allows? Only then `pass`, else `inconclusive`. All looks
-  together let a candidate that is worse than the margin through with probability `alpha` at most. The quality probe is
-  the exception: the offline gate has shown non-inferiority on many more items, so the probe needs a drop within its margin.
+- At the closing step: is it shown to be no worse than the margin allows? Only then `pass`, else `inconclusive`. All looks
+  together let a candidate that is worse than the margin through with probability `alpha` at most. The closing step is
+  the last one that both arms share: after it there is no concurrent champion to compare with, only its earlier answers.
+
+The quality probe asks only the first question, and that its drop is within the margin: non-inferiority was shown by the
+offline gate, on many more items than a canary has time for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +55,7 @@ class Look:
 
     Attributes:
         number: how many times the judge has looked, this one included, from 1.
-        closing: how many of those were at the last step, this one included; 0 before it.
+        closing: how many of those were at the closing step, this one included; 0 at any other step.
     """
 
     number: int
@@ -152,7 +155,7 @@ def judge(
 
 
 def closing_requests(policy: CanaryPolicy, first: bool) -> int:
-    """Returns how many requests of the candidate the last step's first look needs to be able to pass."""
+    """Returns how many requests of the candidate the closing step's first look needs to be able to pass."""
     margins = [policy.error_margin, policy.bad_answer_margin, SLOW_SHARE]
     if first:
         margins = [policy.first_error_ceiling, policy.first_bad_answer_ceiling, SLOW_SHARE]
