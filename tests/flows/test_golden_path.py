@@ -1,0 +1,310 @@
+"""The whole path on a corpus of a few kilobytes, through the command line only, with every server real.
+
+The model is far too small to be good; its policies ask for nothing but sound evidence. What is tested is the path:
+killed and continued, reused, registered, approved, released over HTTP, rolled back, and refused where it must be.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from flows.services import running
+from flows.settings import Settings
+from flows.traffic import Traffic
+from lineage.files import sha256_file
+
+pytestmark = pytest.mark.slow
+DEADLINE = 240
+NAMES = [f"name{i}" for i in range(40)]
+
+
+def module_of(name):
+    return f"mod{int(name.removeprefix('name')) % 5}"
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_corpus(folder):
+    """Writes a corpus of facts in every kind of row, and golden sets in other words."""
+    documents = [f"The {n} tool is part of {module_of(n)}. Import {module_of(n)} to call {n} from code." for n in NAMES]
+    write_lines(folder / "documents.jsonl", [{"id": f"d{i}", "text": text} for i, text in enumerate(documents)])
+    turns = [
+        {
+            "id": f"s{i}",
+            "messages": [{"role": "user", "content": f"Where is {n}?"}, {"role": "assistant", "content": module_of(n)}],
+        }
+        for i, n in enumerate(NAMES)
+    ]
+    write_lines(folder / "chats.jsonl", turns)
+    pairs = [
+        {
+            "id": f"p{i}",
+            "prompt": [{"role": "user", "content": f"Which module has {n}?"}],
+            "chosen": [{"role": "assistant", "content": module_of(n)}],
+            "rejected": [{"role": "assistant", "content": "I would rather talk about something else."}],
+        }
+        for i, n in enumerate(NAMES)
+    ]
+    write_lines(folder / "pairs.jsonl", pairs)
+    golden = [
+        {
+            "id": f"cb{n}",
+            "kind": "closed_book",
+            "question": f"Say the home of {n}",
+            "answer": module_of(n),
+            "group": module_of(n),
+        }
+        for n in NAMES
+    ]
+    golden += [
+        {
+            "id": f"ch{n}",
+            "kind": "choice",
+            "question": f"Pick the home of {n}",
+            "choices": [f"mod{i}" for i in range(4)],
+            "answer": 1,
+        }
+        for n in NAMES
+    ]
+    golden += [
+        {"id": f"h{i}", "kind": "heldout", "text": f"Unseen words, number {i}, about nothing at all."} for i in range(8)
+    ]
+    golden += [{"id": f"f{n}", "kind": "format", "question": f"One word for {n}?", "pattern": r"(?s).*"} for n in NAMES]
+    write_lines(folder / "golden.jsonl", golden)
+    probe = [{"id": f"pr{n}", "kind": "closed_book", "question": f"Hello! {n}?", "answer": module_of(n)} for n in NAMES]
+    write_lines(folder / "probe.jsonl", probe)
+
+
+def tiny_recipe(folder):
+    """Returns a recipe whose policies any sound evidence passes, since nothing good can come of thirty steps."""
+    step = {"steps": 30, "rows_per_step": 2, "log_every": 5, "checkpoint_every": 5, "precision": "fp32", "warmup_steps": 2}
+    sources = [
+        {"kind": "jsonl", "path": "documents.jsonl", "rows": "pretrain"},
+        {"kind": "jsonl", "path": "chats.jsonl", "rows": "sft"},
+        {"kind": "jsonl", "path": "pairs.jsonl", "rows": "preference"},
+        {"kind": "jsonl", "path": "golden.jsonl", "rows": "golden"},
+        {"kind": "jsonl", "path": "probe.jsonl", "rows": "golden", "golden_set": "probe"},
+    ]
+    return {
+        "name": "tiny",
+        "version": "1",
+        "data": {"sources": sources, "vocab_size": 400, "seq_len": 128, "near_duplicate_threshold": 0},
+        "model": {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2},
+        "pretrain": step,
+        "sft": step | {"steps": 20, "learning_rate": 3e-3},
+        "dpo": step | {"steps": 5, "lora_rank": 2},
+        "gate": {
+            "metrics": [{"metric": "heldout.bits_per_byte", "direction": "lower", "floor": 100, "margin": 50}],
+            "minimum_items": 4,
+        },
+        "release": {
+            "minimum_requests": 4,
+            "minimum_seconds": 0.5,
+            "error_margin": 0.9,
+            "bad_answer_margin": 0.9,
+            "probe_margin": 0.9,
+            "probes_per_step": 4,
+            "latency_ratio": 50,
+            "share_tolerance": 0.9,
+            "first_error_ceiling": 0.9,
+            "first_bad_answer_ceiling": 0.99,
+            "first_probe_floor": 0,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A home, a corpus, and two recipes: 1, and 2 with other SFT steps."""
+    folder = tmp_path_factory.mktemp("path")
+    write_corpus(folder)
+    recipe = tiny_recipe(folder)
+    (folder / "one.yaml").write_text(yaml.safe_dump(recipe))
+    second = recipe | {"version": "2", "sft": recipe["sft"] | {"steps": 25}}
+    (folder / "two.yaml").write_text(yaml.safe_dump(second))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(place):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("GOLDPATH_", "PREFECT_", "MLFLOW_"))}
+    return clean | {"GOLDPATH_HOME": str(place / "home"), "GOLDPATH_ALLOW_DIRTY": "test", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def goldpath(environment):
+    """Types a command, and returns its exit code, its JSON and what it said."""
+
+    def call(*words, code=0):
+        command = [sys.executable, "-m", "flows.cli", *map(str, words), "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stderr[-3000:]}"
+        assert "Traceback" not in done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def servers(place, environment):
+    """Prefect, MLflow and the gateway, as `goldpath up` runs them."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with running(Settings(home=place / "home"), "prefect", "mlflow", "gateway", linger=False) as services:
+            yield services
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def first(servers, place, environment, goldpath):
+    """Version 1, killed with SIGKILL in the middle of pretraining and continued by the same command."""
+    command = [sys.executable, "-m", "flows.cli", "run", str(place / "one.yaml"), "--json"]
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    pretrain = place / "home/runs/tiny/1/pretrain"
+    deadline = time.monotonic() + DEADLINE
+    while not list(pretrain.glob(".checkpoints/step-*")):
+        assert run.poll() is None, "the run ended before it wrote a checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    killed_before_its_end = not (pretrain / "record.json").exists()
+    result = goldpath("run", place / "one.yaml")
+    return result | {"killed_before_its_end": killed_before_its_end}
+
+
+@pytest.fixture(scope="module")
+def champion(first, place, servers, goldpath):
+    """Version 1 as champion: approved by somebody else, released on real traffic."""
+    goldpath("approve", "tiny@1", "--as", "somebody-else", "--reason", "first model")
+    return release(goldpath, servers, "tiny@1")
+
+
+def release(goldpath, servers, address, code=0):
+    with Traffic(servers["gateway"].url, "tiny", [f"Hello! {name}?" for name in NAMES]) as traffic:
+        result = goldpath("release", address, code=code)
+    assert not traffic.failures
+    return result | {"answers": dict(traffic.answers)}
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_weights(first, place, environment, goldpath, tmp_path):
+    assert first["verdict"] == "pass"
+    stage = place / "home/runs/tiny/1/pretrain"
+    replay = tmp_path / "again"
+    command = [sys.executable, "-m", "training", "--config", str(stage / "job.yaml"), "--out", str(replay)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=DEADLINE)
+    assert sha256_file(replay / "bundle/model.safetensors") == sha256_file(stage / "bundle/model.safetensors")
+    assert first["killed_before_its_end"]
+
+
+def test_the_same_run_again_reuses_everything(first, place, goldpath):
+    plan = goldpath("plan", place / "one.yaml")
+    assert {row["stage"]: row["action"] for row in plan["stages"] if row["stage"] != "gate"} == dict.fromkeys(
+        ("data", "pretrain", "sft", "dpo", "evaluate"), "done"
+    )
+    again = goldpath("run", place / "one.yaml")
+    assert again["digest"] == first["digest"]
+
+
+def test_a_release_waits_for_approval_by_another_person(first, goldpath):
+    goldpath("release", "tiny@1", code=4)
+    requester = goldpath("models")[0]["requester"]
+    said = goldpath("approve", "tiny@1", "--as", requester, "--reason", "mine", code=2)
+    assert "let somebody else approve it" in said
+
+
+def test_the_champion_answers_over_http_with_its_digest(champion, first, servers):
+    assert champion["outcome"] == "champion"
+    answer = httpx.post(
+        f"{servers['gateway'].url}/v1/chat/completions",
+        json={"model": "tiny", "messages": [{"role": "user", "content": "Where is name1?"}], "max_tokens": 4},
+        timeout=60,
+    )
+    assert answer.status_code == 200
+    assert answer.headers["x-goldpath-digest"] == first["digest"]
+
+
+def test_a_second_version_reuses_goes_through_four_steps_and_can_be_rolled_back(champion, first, place, servers, goldpath):
+    second = goldpath("run", place / "two.yaml")
+    assert second["against"] == "1"
+    folder = place / "home/runs/tiny/2"
+    assert (folder / "data").is_symlink()
+    assert (folder / "pretrain").is_symlink()
+    assert not (folder / "sft").is_symlink()
+    goldpath("approve", "tiny@2", "--as", "somebody-else", "--reason", "not worse")
+    result = release(goldpath, servers, "tiny@2")
+    assert result["steps"] == 4
+    assert set(result["answers"]) == {first["digest"], second["digest"]}
+    assert {m["version"]: m["state"] for m in goldpath("models")} == {"1": "superseded", "2": "champion"}
+    story = [entry["event"] for entry in goldpath("show", "tiny@2")["story"]]
+    assert story == ["registered", "gated", "approved", "canary_started", *["canary_step"] * 4, "promoted"]
+    back = goldpath("rollback", "tiny")
+    assert back["champion"] == "1"
+    assert back["digest"] == first["digest"]
+
+
+def test_mlflow_shows_runs_and_aliases(champion, servers):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=servers["mlflow"].url)
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {"1/pretrain", "1/sft", "1/dpo"} <= set(runs)
+    assert runs["1/pretrain"].data.metrics["loss"] > 0
+    version = client.get_model_version_by_alias("tiny", "champion")
+    assert version.tags["goldpath.version"] == "1"
+    assert "bundle" in [artifact.path for artifact in client.list_artifacts(version.run_id)]
+
+
+def test_evaluate_takes_a_version_and_a_folder(first, place, goldpath):
+    by_name = goldpath("evaluate", "tiny@1", "--suite", "fast")
+    by_folder = goldpath("evaluate", place / "home/runs/tiny/1/dpo/bundle", "--suite", "fast")
+    assert by_name["metrics"] == by_folder["metrics"]
+
+
+def test_a_finished_version_never_changes(first, place, goldpath):
+    recipe = yaml.safe_load((place / "one.yaml").read_text())
+    recipe["sft"]["learning_rate"] = 1e-4
+    (place / "changed.yaml").write_text(yaml.safe_dump(recipe))
+    assert "choose a new `version:`" in goldpath("run", place / "changed.yaml", code=2)
+
+
+def test_tampering_is_found_and_named(first, place, goldpath, tmp_path):
+    weights = place / "home/runs/tiny/1/sft/bundle/model.safetensors"
+    shutil.copy(weights, tmp_path / "weights")
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    try:
+        for words in (("run", place / "one.yaml"), ("show", "tiny@1"), ("plan", place / "one.yaml")):
+            assert "model.safetensors" in goldpath(*words, code=2)
+    finally:
+        shutil.copy(tmp_path / "weights", weights)
+    record = place / "home/runs/tiny/1/sft/record.json"
+    honest = record.read_text()
+    record.write_text(honest.replace('"stage": "sft"', '"stage": "sfx"'))
+    try:
+        assert "record.json" in goldpath("show", "tiny@1", code=2)
+    finally:
+        record.write_text(honest)
+
+
+def test_the_command_names_what_is_unknown(goldpath, place):
+    assert "not of the form NAME@VERSION" in goldpath("show", "tiny", code=2)
+    assert "nobody@9" in goldpath("show", "nobody@9", code=2)
+    assert "is no stage of this recipe" in goldpath("run", place / "one.yaml", "--only", "bake", code=2)
+    assert "cannot be read" in goldpath("plan", Path("missing.yaml"), code=2)

@@ -1,0 +1,97 @@
+"""Stages as subprocesses: what a person could type, what they say when they fail, and that none is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from flows.launch import StageFailed, run_stage, stage_command
+from flows.settings import Settings
+from lineage.errors import ExitCode
+from lineage.job import Job
+
+DEADLINE = 60.0
+
+
+def data_job(source):
+    config = {"sources": [{"kind": "jsonl", "path": str(source), "rows": "sft"}]}
+    return Job(name="m", version="1", stage="data", config=config)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    messages = '{"messages": [{"role": "user", "content": "q %d"}, {"role": "assistant", "content": "a %d"}]}\n'
+    path.write_text("".join(messages % (i, i) for i in range(50)))
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path / "home")
+
+
+def stage_process(out):
+    """Waits for the stage's process to start, and returns it."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if "data_contracts" in line and str(out) in line:
+                return process
+        time.sleep(0.02)
+    raise AssertionError("the stage did not start")
+
+
+def test_the_command_is_what_a_person_types(tmp_path):
+    one = Job(name="m", version="1", stage="sft", config={})
+    two = Job(name="m", version="1", stage="sft", config={}, resources={"processes": 2})
+    assert stage_command(one, tmp_path)[1:3] == ["-m", "training"]
+    assert stage_command(two, tmp_path)[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert "--nproc-per-node=2" not in stage_command(two.model_copy(update={"stage": "evaluate"}), tmp_path)
+
+
+def test_bad_input_keeps_its_exit_code_and_names_the_file(tmp_path, settings):
+    with pytest.raises(StageFailed) as caught:
+        run_stage(data_job(tmp_path / "missing.jsonl"), tmp_path / "out", settings)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    assert not caught.value.interrupted
+    assert "missing.jsonl" in str(caught.value)
+    assert "Fix:" in str(caught.value)
+    assert f"replay: {sys.executable} -m data_contracts" in str(caught.value)
+    assert not (tmp_path / "out" / "record.json").exists()
+
+
+def test_a_killed_stage_is_told_apart_from_bad_input(tmp_path, settings, rows):
+    out = tmp_path / "out"
+    killer = threading.Thread(target=lambda: stage_process(out).kill())
+    killer.start()
+    with pytest.raises(StageFailed) as caught:
+        run_stage(data_job(rows), out, settings)
+    killer.join()
+    assert caught.value.interrupted
+    assert caught.value.exit_code == ExitCode.ERROR
+    assert "signal 9" in str(caught.value)
+    assert not (out / "record.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stage_ends_with_its_starter(tmp_path, rows, number):
+    out, job = tmp_path / "out", data_job(rows)
+    script = (
+        "import sys; from pathlib import Path; from flows.launch import run_stage; from flows.settings import Settings\n"
+        "from lineage.job import Job\n"
+        "run_stage(Job.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Settings(home=Path(sys.argv[3])))"
+    )
+    command = [sys.executable, "-c", script, job.model_dump_json(), str(out), str(tmp_path / "home")]
+    starter = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    stage = stage_process(out)
+    os.kill(starter.pid, number)
+    starter.wait(DEADLINE)
+    stage.wait(DEADLINE)  # raises TimeoutExpired where the stage lives on
+    assert not (out / "record.json").exists()
