@@ -19,7 +19,7 @@ from flows.services import running
 from flows.settings import Settings
 from flows.up import Watch
 from lineage.errors import BadInput, GoldpathError
-from tests.flows.conftest import Command, eventually
+from tests.flows.programs import Command, eventually
 
 USE_GATEWAY = """
 import sys
