@@ -34,6 +34,13 @@ ROOMS = {
     "canary": ["serving", "canary"],
 }
 TRAINING_STAGES = ("pretrain", "sft", "dpo")
+# The stages' own bars and lines are for people; the libraries' are not.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
 
 
@@ -71,7 +78,7 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
     """
     write_atomic(out / "job.yaml", dump_job(job))
     command = stage_command(job, out)
-    environment = os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    environment = QUIET | os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home)}
     environment.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
     process = subprocess.Popen(
         command,

@@ -100,9 +100,15 @@ def flow_servers(settings: "Settings", *more: str) -> Iterator[None]:
     wait for a server that only people who look need.
     """
     with running(settings, "prefect", *more, report=lambda line: say("services", line)):
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
-        yield
+        try:
+            yield
+        finally:
+            from prefect.logging.handlers import APILogHandler
+
+            APILogHandler().flush()  # before the server that the lines go to is stopped
 
 
 def _outcome(state: Any) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def was_interrupted(_task: Any, _run: Any, state: Any) -> bool:
 def run_step(step: Step, settings: Settings) -> Record:
     """Runs one stage, or reuses it, and returns its verified record."""
     decision = decide(step, settings)
+    if decision.action == "later":
+        step.job.inputs()  # raises, naming the parent that did not finish
     if decision.action == "done":
         record = read_record(step.out)
         say(step.stage, "reused: finished before with this very configuration", record.metrics)
