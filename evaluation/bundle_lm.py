@@ -42,7 +42,9 @@ class BundleLM(HFLM):  # type: ignore[misc]  # lm-eval has no type information
             raise BadInput(folder, "generation_config.json: eos_token_id", "is missing", "name the token that ends a turn")
         self.folder = folder
         self.end_of_turn: int = ends[0] if isinstance(ends, list) else ends
-        super().__init__(model.to(device), tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False)
+        # Log probabilities are sums of small differences: they are taken in fp32 whatever the weights are.
+        rounding = {"softmax_dtype": "float32", "add_bos_token": False}
+        super().__init__(model.to(device), tokenizer=tokenizer, batch_size=batch_size, **rounding)
 
     @property
     def eot_token_id(self) -> int:

@@ -6,8 +6,9 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def _ask(model: Any, task: TaskFile, loaded: Any, golden: GoldenSet) -> list[Sam
     from lm_eval.evaluator import evaluate
 
     loaded.set_fewshot_seed(0)
-    results = evaluate(model, {"tasks": {task.name: loaded}}, bootstrap_iters=0, log_samples=True, apply_chat_template=True)
+    tasks = {"tasks": {task.name: loaded}}
+    with redirect_stderr(StringIO()):  # lm-eval's progress bars ignore TQDM_DISABLE; errors are exceptions and still leave
+        results = evaluate(model, tasks, bootstrap_iters=0, log_samples=True, apply_chat_template=True)
     items = {item.id: item for item in golden.items}
     return [_sample(task, row, items[row["doc"]["id"]]) for row in results["samples"][task.name]]
 
