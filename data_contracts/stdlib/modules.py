@@ -14,6 +14,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from lineage.errors import BadInput
+
 # Folders of the standard library that hold tests, applications or installers: no part of what a programmer imports.
 # fmt: off
 SKIPPED_FOLDERS = frozenset((
@@ -24,8 +26,7 @@ SKIPPED_FOLDERS = frozenset((
 # Modules that act when they are imported or that exist for jokes and experiments.
 SKIPPED_MODULES = frozenset(("antigravity", "this", "turtle", "__hello__", "__main__"))
 
-
-# Modules without a Python source. Each of them only defines functions and classes, so these few are imported.
+# Modules without a Python source. Importing them runs no Python code, so these few are imported and looked at.
 COMPILED_MODULES = ("cmath", "itertools", "math", "time", "zlib")
 
 
@@ -75,18 +76,28 @@ def source_paths(root: Path) -> list[Path]:
 
 
 def read_modules(root: Path) -> dict[str, Module]:
-    """Reads every public module below a library root and the compiled ones, by dotted name, sorted by name."""
+    """Reads every public module below a library root and the compiled ones, by dotted name, sorted by name.
+
+    Raises:
+        BadInput: the root holds no sources, or one that cannot be read or parsed.
+    """
     modules = [read_compiled(name) for name in COMPILED_MODULES]
     for path in source_paths(root):
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        modules.append(parse_module(name, path.read_text(encoding="utf-8", errors="replace")))
+        modules.append(parse_module(name, _read_bytes(path).decode(errors="replace"), path))
+    if len(modules) == len(COMPILED_MODULES):
+        raise BadInput(root, "", "holds no sources of the standard library", "run a Python that was installed with them")
     return {module.name: module for module in sorted(modules, key=lambda module: module.name)}
 
 
-def parse_module(name: str, source: str) -> Module:
-    """Describes a module from its source."""
-    tree = ast.parse(source)
+def parse_module(name: str, source: str, path: Path) -> Module:
+    """Describes a module from its source; `path` is what an error names."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:  # ValueError: the source holds a null byte
+        line = f"line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise BadInput(path, line, "is not valid Python", "reinstall this Python") from None
     definitions = {node.name: _define(node) for node in tree.body if isinstance(node, _DEFINITIONS)}
     listed = _literal_all(tree)
     public = {item for item in (definitions if listed is None else listed) if not item.startswith("_")}
@@ -110,7 +121,7 @@ def read_topics(root: Path) -> dict[str, str]:
     path = root / "pydoc_data" / "topics.py"
     if not path.is_file():
         return {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(_read_bytes(path)).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             topics: dict[str, str] = ast.literal_eval(node.value)
             return dict(sorted(topics.items()))
@@ -123,7 +134,7 @@ def stdlib_digest() -> str:
     digest = hashlib.sha256(f"{platform.python_implementation()} {sys.version}\n".encode())
     for path in [*source_paths(root), root / "pydoc_data" / "topics.py"]:
         if path.is_file():
-            content = path.read_bytes()
+            content = _read_bytes(path)
             line = f"{path.relative_to(root).as_posix()} {len(content)} {hashlib.sha256(content).hexdigest()}\n"
             digest.update(line.encode())
     return digest.hexdigest()
@@ -135,6 +146,15 @@ def first_paragraph(doc: str) -> str:
 
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            path, "", f"cannot be read ({error.strerror})", "make it readable, or reinstall this Python"
+        ) from None
 
 
 def _is_public(parts: tuple[str, ...]) -> bool:

@@ -10,24 +10,7 @@ from collections.abc import Iterator
 OUTSIDE = (
     (
         "What is the capital of {}?",
-        (
-            "France",
-            "Spain",
-            "Kenya",
-            "Japan",
-            "Peru",
-            "Chile",
-            "Norway",
-            "Greece",
-            "Egypt",
-            "Cuba",
-            "Nepal",
-            "Ghana",
-            "Malta",
-            "Qatar",
-            "Samoa",
-            "Tonga",
-        ),
+        ("France", "Spain", "Kenya", "Japan", "Peru", "Chile", "Norway", "Greece", "Egypt", "Cuba", "Nepal", "Ghana"),
         ("Italy", "Brazil", "India", "Poland"),
     ),
     (
@@ -51,31 +34,16 @@ OUTSIDE = (
         ("Geneva", "Hamburg", "Lisbon"),
     ),
 )
-# Names that no module defines, put together from two parts.
-INVENTED_STARTS = (
-    "banana",
-    "pickled_onion",
-    "wombat",
-    "turnip",
-    "gargle",
-    "snorkel",
-    "zebra",
-    "mumble",
-    "flamingo",
-    "porridge",
-    "cactus",
-    "waffle",
-)
+# Names that no module defines, put together from two parts; a quarter of the combinations is kept for the golden set.
+INVENTED_STARTS = ("banana", "onion", "wombat", "turnip", "gargle", "snorkel", "mumble", "flamingo", "cactus", "waffle")
 INVENTED_ENDS = ("ifier", "spinner", "washer", "juggler", "blaster", "wobbler", "tickler", "grinder", "slicer", "hugger")
+NUM_GOLDEN_INVENTED = 12
 
 
 def training_refusals(questions: tuple[str, ...], count: int, chance: random.Random) -> Iterator[str]:
-    """Yields distinct questions to refuse, half about the world outside, half about invented names."""
+    """Yields distinct questions to refuse, at most half of them about the world outside, the others about invented names."""
     outside = [question.format(item) for question, items, _ in OUTSIDE for item in items]
-    names = [
-        f"{start}_{end}" for i, start in enumerate(INVENTED_STARTS) for j, end in enumerate(INVENTED_ENDS) if (i + j) % 4
-    ]
-    invented = [question.format(name=name) for question in questions for name in names]
+    invented = [question.format(name=name) for question in questions for name in invent_names(golden=False)]
     chance.shuffle(outside)
     chance.shuffle(invented)
     yield from outside[: count // 2]
@@ -85,11 +53,11 @@ def training_refusals(questions: tuple[str, ...], count: int, chance: random.Ran
 def golden_refusals(questions: tuple[str, ...]) -> list[str]:
     """The questions of the golden set: other places and dishes, other invented names in other words."""
     outside = [question.format(item) for question, _, items in OUTSIDE for item in items]
-    names = [
-        f"{start}_{end}"
-        for i, start in enumerate(INVENTED_STARTS)
-        for j, end in enumerate(INVENTED_ENDS)
-        if (i + j) % 4 == 0
-    ]
-    invented = [questions[i % len(questions)].format(name=name) for i, name in enumerate(names[:12])]
-    return outside + invented
+    names = invent_names(golden=True)[:NUM_GOLDEN_INVENTED]
+    return outside + [questions[i % len(questions)].format(name=name) for i, name in enumerate(names)]
+
+
+def invent_names(golden: bool) -> list[str]:
+    """The invented names of the golden set, or those of training."""
+    combinations = [(start, end) for start in enumerate(INVENTED_STARTS) for end in enumerate(INVENTED_ENDS)]
+    return [f"{start}_{end}" for (i, start), (j, end) in combinations if ((i + j) % 4 == 0) == golden]
