@@ -1,97 +1,31 @@
-"""Finished runs with a bundle and a gate verdict, and the places that a release works on. All real, all small."""
+"""Houses to release in, each with a ledger and an MLflow database of its own."""
 
-import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from release_house import House
 
-from lineage.bundle import seal_bundle
-from lineage.files import write_json
-from lineage.job import Job
-from lineage.record import RECORD, read_record
-from lineage.stage import StageRun
+from lineage.privacy import switch_off_telemetry
 from serving.config import Places
-from serving.release.approval import approve
 from serving.release.ledger import Ledger
-from serving.release.registry import record_gate, register
-from serving.release.states import Release
 
-NAME = "m"
+switch_off_telemetry()
 
 
-@dataclass
-class House:
-    """A ledger with its places, and runs to register in it."""
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with all its tables: making one takes seconds, copying it does not."""
+    from mlflow import MlflowClient
 
-    root: Path
-    places: Places
-    ledger: Ledger
-
-    def run(self, version: str, content: str = "", dirty: bool = False, bundle: Path | None = None) -> Path:
-        """Finishes a training stage whose bundle's bytes depend on `content`; returns its folder."""
-        folder = self.root / "runs" / NAME / version / "sft"
-        with StageRun(Job(name=NAME, version=version, stage="sft", config={"content": content}), folder) as run:
-            if bundle:
-                (folder / "bundle").symlink_to(bundle)
-            else:
-                (folder / "bundle" / "part").mkdir(parents=True)
-                (folder / "bundle" / "model.safetensors").write_text(f"weights {version} {content}", encoding="utf-8")
-                (folder / "bundle" / "part" / "config.json").write_text("{}", encoding="utf-8")
-                seal_bundle(folder / "bundle")
-            run.finish({}, data_version="d41d8.dir")
-        self.stamp(folder, dirty)
-        return folder
-
-    def stamp(self, folder: Path, dirty: bool) -> None:
-        """Makes a record's checkout clean or dirty, whatever the one that the tests run in is."""
-        record = read_record(folder)
-        stamp = record.stamp.model_copy(update={"dirty": dirty, "commit": "0123abc"})
-        write_json(folder / RECORD, record.model_copy(update={"stamp": stamp}).model_dump(mode="json"))
-
-    def gate(self, version: str, digest: str, verdict: str = "pass", attempt: str = "gate") -> Path:
-        """Finishes an evaluation of a digest and a gate on it; returns the gate's folder."""
-        folder = self.root / "runs" / NAME / version
-        if not (folder / "evaluate" / RECORD).is_file():
-            with StageRun(Job(name=NAME, version=version, stage="evaluate", config={}), folder / "evaluate") as run:
-                scores = {"models": {"candidate": {"digest": digest, "metrics": {}}}}
-                write_json(folder / "evaluate" / "scores.json", scores)
-                run.finish({})
-        job = Job(
-            name=NAME,
-            version=version,
-            stage="gate",
-            config={"attempt": attempt},
-            parents={"candidate": folder / "evaluate"},
-        )
-        with StageRun(job, folder / attempt) as run:
-            write_json(folder / attempt / "verdict.json", {"verdict": verdict, "reasons": [f"{attempt}: {verdict}"]})
-            run.finish({"verdict": verdict})
-        return folder / attempt
-
-    def registered(self, version: str, content: str = "", bundle: Path | None = None) -> Release:
-        """Registers a version by ada."""
-        return register(self.ledger, self.places, NAME, version, self.run(version, content, bundle=bundle), "ada")
-
-    def gated(self, version: str, verdict: str = "pass", bundle: Path | None = None) -> Release:
-        """Registers and gates a version."""
-        release = self.registered(version, bundle=bundle)
-        return record_gate(self.ledger, NAME, version, self.gate(version, release.digest, verdict), "ci")
-
-    def approved(self, version: str, bundle: Path | None = None) -> Release:
-        """Registers and gates a version, and lets bob approve it."""
-        self.gated(version, bundle=bundle)
-        approve(self.ledger, self.places, NAME, version, "bob", "looks right")
-        return self.ledger.history(NAME).release(version)
-
-    def reread(self) -> Ledger:
-        """Opens the ledger anew, as another process would."""
-        return Ledger(self.places.ledger)
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_registered_models()
+    return path
 
 
 @pytest.fixture
-def make_house(tmp_path: Path) -> Callable[..., House]:
+def make_house(tmp_path: Path, empty_mlflow: Path) -> Callable[..., House]:
     def make(gateway: str = "http://127.0.0.1:9", mlflow: str = "") -> House:
         places = Places(
             ledger=f"sqlite:///{tmp_path}/ledger.db",
@@ -100,7 +34,8 @@ def make_house(tmp_path: Path) -> Callable[..., House]:
             gateway=gateway,
             mlflow=mlflow or f"sqlite:///{tmp_path}/mlflow/mlflow.db",
         )
-        (tmp_path / "mlflow").mkdir(exist_ok=True)
+        (tmp_path / "mlflow").mkdir()
+        shutil.copy(empty_mlflow, tmp_path / "mlflow" / "mlflow.db")
         return House(tmp_path, places, Ledger(places.ledger))
 
     return make
@@ -109,11 +44,3 @@ def make_house(tmp_path: Path) -> Callable[..., House]:
 @pytest.fixture
 def house(make_house: Callable[..., House]) -> House:
     return make_house()
-
-
-def write_probes(path: Path, questions: dict[str, str]) -> Path:
-    """Writes a probe set of question → answer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    items = [{"id": f"p{i}", "kind": "probe", "question": q, "answer": a} for i, (q, a) in enumerate(questions.items())]
-    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
-    return path
