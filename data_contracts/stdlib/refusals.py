@@ -41,7 +41,7 @@ NUM_GOLDEN_INVENTED = 12
 
 
 def training_refusals(questions: tuple[str, ...], count: int, chance: random.Random) -> Iterator[str]:
-    """Yields distinct questions to refuse, at most half of them about the world outside, the others about invented names."""
+    """Yields distinct questions to refuse: at most half about the world outside, the others about invented names."""
     outside = [question.format(item) for question, items, _ in OUTSIDE for item in items]
     invented = [question.format(name=name) for question in questions for name in invent_names(golden=False)]
     chance.shuffle(outside)
