@@ -203,6 +203,8 @@ def check_servers_boot(settings: Settings) -> Iterable[Check]:
 
 def check_ledger(settings: Settings) -> Iterable[Check]:
     """The ledger's hash chain is whole."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     from serving.release.ledger import Ledger
 
     if not settings.ledger_url and not (settings.home / "ledger.db").is_file():
@@ -216,6 +218,9 @@ def check_ledger(settings: Settings) -> Iterable[Check]:
             ledger.close()
     except BadInput as error:
         yield Check("ledger", "fail", f"{error.where}: {error.field}: {error.problem}", error.fix)
+    except SQLAlchemyError as error:
+        problem = str(getattr(error, "orig", error))
+        yield Check("ledger", "fail", f"{settings.ledger}: {problem}", "restore it from a backup")
 
 
 def check_dvc(_: Settings) -> Iterable[Check]:

@@ -118,7 +118,7 @@ def test_services_end_with_a_starter_that_is_killed(home_settings: Settings, sta
     command, pid = use_gateway(start_command, home_settings)
     command.process.kill()
     assert eventually(lambda: nothing_is_left(home_settings))
-    assert state_of(read_services(home_settings)["gateway"]) == "dead"
+    assert eventually(lambda: state_of(read_services(home_settings)["gateway"]) == "dead")
     with running(home_settings, "gateway") as services:  # what it left in services.json is no obstacle
         assert services["gateway"].pid != pid
 
