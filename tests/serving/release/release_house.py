@@ -1,6 +1,7 @@
 """A house to release in: finished runs with bundles and gate verdicts, and the places of a release. All real, all small."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from serving.config import Places
 from serving.release.approval import approve
 from serving.release.ledger import Ledger
 from serving.release.registry import record_gate, register
-from serving.release.states import Release
+from serving.release.states import Event, Release
 
 NAME = "m"
 
@@ -31,7 +32,7 @@ class House:
         folder = self.root / "runs" / NAME / version / "sft"
         with StageRun(Job(name=NAME, version=version, stage="sft", config={"content": content}), folder) as run:
             if bundle:
-                (folder / "bundle").symlink_to(bundle)
+                shutil.copytree(bundle, folder / "bundle")
             else:
                 (folder / "bundle" / "part").mkdir(parents=True)
                 (folder / "bundle" / "model.safetensors").write_text(f"weights {version} {content}", encoding="utf-8")
@@ -82,9 +83,13 @@ class House:
         approve(self.ledger, self.places, NAME, version, "bob", "looks right")
         return self.ledger.history(NAME).release(version)
 
-    def reread(self) -> Ledger:
-        """Opens the ledger anew, as another process would."""
-        return Ledger(self.places.ledger)
+    def crown(self, version: str, bundle: Path | None = None) -> Release:
+        """Makes a version champion in the ledger, without a canary's traffic."""
+        self.approved(version, bundle)
+        for event in (Event.CANARY_STARTED, Event.PROMOTED):
+            history = self.ledger.history(NAME)
+            self.ledger.append(event, history.release(version), "driver", {}, history.head)
+        return self.ledger.history(NAME).release(version)
 
 
 def write_probes(path: Path, questions: dict[str, str]) -> Path:

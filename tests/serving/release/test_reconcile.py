@@ -24,14 +24,6 @@ from serving.release.states import Event, State
 from serving.routes import Route, read_routes, set_route
 
 
-def crown(house: House, version: str) -> None:
-    """Makes a version champion in the ledger, without a canary's traffic."""
-    house.approved(version)
-    for event in (Event.CANARY_STARTED, Event.PROMOTED):
-        history = house.ledger.history(NAME)
-        house.ledger.append(event, history.release(version), "driver", {}, history.head)
-
-
 def aliases(house: House) -> dict[str, str]:
     """Alias → our version, as MLflow has it."""
     client = MlflowClient(house.places.mlflow, house.places.mlflow)
@@ -40,8 +32,8 @@ def aliases(house: House) -> dict[str, str]:
 
 
 def test_mlflow_gets_versions_tags_artifacts_and_aliases(house: House, tmp_path: Path) -> None:
-    crown(house, "1.0.0")
-    crown(house, "1.1.0")
+    house.crown("1.0.0")
+    house.crown("1.1.0")
     candidate = house.gated("1.2.0")
     assert reconcile(house.ledger, house.places, NAME)
     assert aliases(house) == {"candidate": "1.2.0", "champion": "1.1.0", "previous": "1.0.0"}
@@ -57,8 +49,8 @@ def test_mlflow_gets_versions_tags_artifacts_and_aliases(house: House, tmp_path:
 
 
 def test_reconcile_repairs_what_was_broken_and_says_so(house: House) -> None:
-    crown(house, "1.0.0")
-    crown(house, "1.1.0")
+    house.crown("1.0.0")
+    house.crown("1.1.0")
     reconcile(house.ledger, house.places, NAME)
     client = MlflowClient(house.places.mlflow, house.places.mlflow)
     old = client.get_model_version_by_alias(NAME, "previous")
@@ -75,7 +67,7 @@ def test_reconcile_repairs_what_was_broken_and_says_so(house: House) -> None:
 
 
 def test_routes_are_rebuilt_from_nothing(house: House) -> None:
-    crown(house, "1.0.0")
+    house.crown("1.0.0")
     assert project_routes(house.ledger, house.places, NAME) == [f"routes: {NAME}: stable 1.0.0"]
     house.places.routes.unlink()
     project_routes(house.ledger, house.places, NAME)
@@ -86,7 +78,7 @@ def test_routes_are_rebuilt_from_nothing(house: House) -> None:
 
 
 def test_a_canary_that_nobody_drives_is_rolled_back_and_a_driven_one_is_not(house: House) -> None:
-    crown(house, "1.0.0")
+    house.crown("1.0.0")
     house.approved("1.1.0")
     history = house.ledger.history(NAME)
     house.ledger.append(Event.CANARY_STARTED, history.release("1.1.0"), "driver", {}, history.head)
@@ -103,7 +95,7 @@ def test_a_canary_that_nobody_drives_is_rolled_back_and_a_driven_one_is_not(hous
 
 def test_a_token_is_raised_even_where_the_route_stays(house: House) -> None:
     """So that a process that wrote an entry, slept, and wakes up after a rollback cannot put its canary back."""
-    crown(house, "1.0.0")
+    house.crown("1.0.0")
     project_routes(house.ledger, house.places, NAME)
     before = read_routes(house.places.routes).routes[NAME]
     house.registered("1.1.0")
@@ -112,7 +104,7 @@ def test_a_token_is_raised_even_where_the_route_stays(house: House) -> None:
 
 
 def test_a_ledger_whose_end_was_cut_off_is_found(house: House, tmp_path: Path) -> None:
-    crown(house, "1.0.0")
+    house.crown("1.0.0")
     project_routes(house.ledger, house.places, NAME)
     shorter = Ledger(f"sqlite:///{tmp_path}/restored.db")
     with pytest.raises(Tampered, match="its end was cut off"):
@@ -120,8 +112,8 @@ def test_a_ledger_whose_end_was_cut_off_is_found(house: House, tmp_path: Path) -
 
 
 def test_rollback_brings_the_previous_champion_back_everywhere(house: House) -> None:
-    crown(house, "1.0.0")
-    crown(house, "1.1.0")
+    house.crown("1.0.0")
+    house.crown("1.1.0")
     reconcile(house.ledger, house.places, NAME)
     with pytest.raises(GoldpathError, match="needs a reason"):
         rollback(house.ledger, house.places, NAME, "carol", " ")
@@ -136,8 +128,8 @@ def test_rollback_brings_the_previous_champion_back_everywhere(house: House) -> 
 
 
 def test_rollback_refuses_a_tampered_predecessor(house: House) -> None:
-    crown(house, "1.0.0")
-    crown(house, "1.1.0")
+    house.crown("1.0.0")
+    house.crown("1.1.0")
     old = house.places.bundles / house.ledger.history(NAME).release("1.0.0").digest.removeprefix("sha256:")
     (old / "model.safetensors").chmod(0o644)
     (old / "model.safetensors").write_text("evil", encoding="utf-8")
@@ -190,7 +182,7 @@ def _answers(url: str) -> bool:
 @pytest.mark.slow
 def test_a_real_mlflow_server_is_mirrored(mlflow_server: str, make_house: Callable[..., House], tmp_path: Path) -> None:
     house = make_house(mlflow=mlflow_server)
-    crown(house, "1.0.0")
+    house.crown("1.0.0")
     release = house.approved("1.1.0")
     reconcile(house.ledger, house.places, NAME)
     assert aliases(house) == {"candidate": "1.1.0", "champion": "1.0.0"}
