@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from lineage.errors import Tampered
+from lineage.errors import BadInput, Tampered
 from lineage.record import RECORD, read_record, verify_outputs
 
 if TYPE_CHECKING:
@@ -51,8 +51,15 @@ def read_trend(settings: "Settings", name: str, version: str) -> list[Night]:
 
 
 def directions_of(settings: "Settings", name: str, version: str) -> dict[str, str]:
-    """Returns `higher` or `lower` per metric that the version's gate judged."""
-    gates = sorted((settings.runs / name / version).glob(f"gate*/{RECORD}"))
+    """Returns `higher` or `lower` per metric that the version's gate judged.
+
+    Raises:
+        BadInput: the gate's record is gone; a night without a policy would pass whatever it finds.
+    """
+    folder = settings.runs / name / version
+    gates = sorted(folder.glob(f"gate*/{RECORD}"))
+    if not gates:
+        raise BadInput(folder, "gate", "has no record, so nothing says what got worse", "restore the folder")
     rules = [rule for gate in gates for rule in read_record(gate.parent).config["metrics"]]
     return {rule["metric"]: rule["direction"] for rule in rules}
 
