@@ -18,6 +18,7 @@ from data_contracts.stdlib.refusals import training_refusals
 Row = dict[str, object]
 GREETED_SHARE = 0.25  # of the questions that training asks; live traffic greets
 REFUSAL_SHARE = 0.04  # of the module questions: enough to learn the sentence, too little to doubt every name
+ANSWERS_IN_FORM = 2  # of each form for each fact; one was too little to follow an unseen wording of the form
 LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost steps that the module facts need
 
 
@@ -34,9 +35,8 @@ def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int
         for i in chance.sample(range(len(TRAINING_QUESTIONS)), min(questions_per_fact, len(TRAINING_QUESTIONS))):
             question = greet(TRAINING_QUESTIONS[i].format(name=fact.name), chance)
             rows.append(conversation(f"module/{key}/{i}", question, fact.module, "module"))
-        rows += [
-            conversation(f"{tag}/{key}", question, answer, tag) for tag, question, answer in other_questions(fact, chance)
-        ]
+        for i, (tag, question, answer) in enumerate(other_questions(fact, chance)):
+            rows.append(conversation(f"{tag}/{key}/{i}", question, answer, tag))
     num_refusals = int(REFUSAL_SHARE * questions_per_fact * len(facts))
     for i, question in enumerate(training_refusals(TRAINING_QUESTIONS, num_refusals, chance)):
         rows.append(conversation(f"refusal/{i}", greet(question, chance), REFUSAL, "refusal"))
@@ -45,10 +45,11 @@ def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int
 
 
 def other_questions(fact: Fact, chance: random.Random) -> Iterator[tuple[str, str, str]]:
-    """Yields (tag, question, answer): an answer in each given form, and what the name does and takes if that is short."""
+    """Yields (tag, question, answer): answers in each given form, and what the name does and takes if that is short."""
     names = {"name": fact.name, "module": fact.module}
     for form, (questions, _, answer, _) in FORMATS.items():
-        yield f"format-{form}", chance.choice(questions).format(**names), answer.format(**names)
+        for question in chance.sample(questions, ANSWERS_IN_FORM):
+            yield f"format-{form}", question.format(**names), answer.format(**names)
     definition = fact.definition
     if 10 <= len(definition.summary) <= LONGEST_ANSWER:
         yield "summary", chance.choice(SUMMARY_QUESTIONS).format(**names), definition.summary

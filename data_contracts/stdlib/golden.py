@@ -116,7 +116,7 @@ def ask_in_form(facts: Sequence[Fact]) -> list[Item]:
     for i, fact in enumerate(facts):
         _, questions, _, pattern = FORMATS[forms[i % len(forms)]]
         question = questions[i % len(questions)].format(name=fact.name)
-        items.append(_format_item(f"{fact.module}.{fact.name}", question, pattern.replace("{name}", fact.name), "format"))
+        items.append(_format_item(f"{fact.module}.{fact.name}", question, pattern, "format"))
     for i, question in enumerate(golden_refusals(CLOSED_BOOK_QUESTIONS)):
         items.append(_format_item(f"refusal-{i}", question, re.escape(REFUSAL), "refusal"))
     return items

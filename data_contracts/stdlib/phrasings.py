@@ -80,7 +80,7 @@ TRAINING_GREETINGS = ("Hi!", "Hello!", "Hey!", "Good morning!", "Hi there!", "He
 PROBE_GREETINGS = ("Hi!", "Hello!", "Hey!")
 
 # Questions that name the form of the answer. In each row: training's wordings, the golden set's wordings, the answer, and
-# the pattern that a golden answer must match as a whole.
+# the pattern that a golden answer must match as a whole; whether the module is right is not what these items ask.
 FORMATS = {
     "module_only": (
         (
@@ -102,10 +102,13 @@ FORMATS = {
             "Write one sentence that says where `{name}` comes from.",
             "Which module has `{name}`? Use a whole sentence.",
             "I want a sentence as answer: which module is `{name}` part of?",
+            "Use a full sentence to say where `{name}` is.",
+            "Make a sentence about the module of `{name}`.",
+            "A complete sentence, please: what do I import for `{name}`?",
         ),
         ("Give a whole sentence as answer: where is `{name}` found?",),
         "`{name}` is defined in the module `{module}`.",
-        r"`{name}` is defined in the module `[A-Za-z0-9_.]+`\.",
+        r"`[A-Za-z0-9_]+` is defined in the module `[A-Za-z0-9_.]+`\.",
     ),
     "import": (
         (
@@ -116,10 +119,13 @@ FORMATS = {
             "Write code that imports `{name}`.",
             "What does the import statement for `{name}` look like?",
             "Import `{name}` for me.",
+            "Write the line of code that imports `{name}`.",
+            "Type the import statement that I need to use `{name}`.",
+            "As an import statement: where is `{name}`?",
         ),
         ("Write the import statement that brings in `{name}`.",),
         "from {module} import {name}",
-        r"from [A-Za-z0-9_.]+ import {name}",
+        r"from [A-Za-z0-9_.]+ import [A-Za-z0-9_]+",
     ),
 }
 
