@@ -18,6 +18,7 @@ from lineage.job import Job
 from lineage.record import read_record
 from serving.release.ledger import Ledger
 from serving.release.states import Release
+from serving.release.store import verify_stored
 
 SHOWN_NIGHTS = 14
 
@@ -63,7 +64,7 @@ def find_champions(settings: Settings, model: str | None) -> list[Release]:
 def evaluate(champion: Release, settings: Settings) -> Path:
     """Runs the evaluation stage on the very bytes that are served, as the release was evaluated; returns its folder."""
     at_release = read_record(settings.runs / champion.name / champion.version / "evaluate")
-    bundle = settings.bundles / champion.digest.removeprefix("sha256:")
+    bundle = verify_stored(settings.bundles, champion.digest)
     job = Job(
         name=champion.name,
         version=champion.version,

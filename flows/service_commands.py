@@ -40,7 +40,8 @@ def _prefect(_settings: "Settings", port: int) -> list[str]:
 def _mlflow(settings: "Settings", port: int) -> list[str]:
     settings.mlflow_db.parent.mkdir(parents=True, exist_ok=True)
     store = ["--backend-store-uri", f"sqlite:///{settings.mlflow_db}"]
-    artifacts = ["--artifacts-destination", str(settings.mlflow_db.parent / "artifacts")]
+    # Plain files, not the server's proxy: clients of the server and clients of the database find the same artifacts.
+    artifacts = ["--default-artifact-root", (settings.mlflow_db.parent / "artifacts").as_uri()]
     return ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store, *artifacts]
 
 

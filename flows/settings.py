@@ -83,11 +83,6 @@ class Settings(BaseSettings):
         return self.home / "mlflow" / "mlflow.db"
 
     @property
-    def tracking_uri(self) -> str:
-        """The MLflow server in use; where none is, its database itself."""
-        return self.mlflow_tracking_uri or f"sqlite:///{self.mlflow_db}"
-
-    @property
     def ledger(self) -> str:
         """The ledger's SQLAlchemy URL."""
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"

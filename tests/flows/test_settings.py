@@ -15,7 +15,6 @@ def test_the_defaults_lie_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     paths = (settings.runs, settings.bundles, settings.routes, settings.logs, settings.prefect_home, settings.mlflow_db)
     assert all(path.is_relative_to(settings.home) for path in paths)
     assert settings.ledger == f"sqlite:///{tmp_path}/.goldpath/ledger.db"
-    assert settings.tracking_uri == f"sqlite:///{settings.mlflow_db}"
     assert not settings.home.exists()
 
 
@@ -25,7 +24,7 @@ def test_servers_of_others_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOLDPATH_LEDGER_URL", "postgresql://ledger.example/goldpath")
     settings = load_settings()
     assert settings.prefect_api_url == "http://flows.example/api"
-    assert settings.tracking_uri == "http://tracking.example"
+    assert settings.mlflow_tracking_uri == "http://tracking.example"
     assert settings.ledger == "postgresql://ledger.example/goldpath"
 
 
