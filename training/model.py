@@ -86,7 +86,7 @@ def build_model(
             base or "job.yaml", "max_positions", f"is {limit}, but the packed rows have {seq_len} tokens", "raise it"
         )
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return with_adapters(model, training) if training.lora_rank else model
 
 

@@ -25,6 +25,8 @@ class Zero3Engine(Engine):
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
         import deepspeed
 
+        # Its shared-memory all-reduce for CPUs is compiled on first use, for up to 90 s with gcc; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         deepspeed.init_distributed("nccl" if processes.device.type == "cuda" else "gloo", auto_mpi_discovery=False)
         self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}

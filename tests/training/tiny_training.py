@@ -57,8 +57,9 @@ def pack_row(kind: str, generator: torch.Generator) -> dict[str, list[int]]:
         length = int(torch.randint(4, 9, (), generator=generator))
         start = int(torch.randint(3, 40, (), generator=generator))
         for rejected in (False, True) if kind == "preference" else (False,):
-            # The next word is one more; a rejected answer counts down.
-            tokens = [1, start] + [max(3, start + (-i if rejected else i)) for i in range(1, length)] + [2]
+            # Documents count up. The preferred answers count down: the opposite of what the base model has learnt.
+            down = kind == "preference" and not rejected
+            tokens = [1, start] + [max(3, start + (-i if down else i)) for i in range(1, length)] + [2]
             learnt = tokens if kind == "pretrain" else [NO_TARGET, NO_TARGET, *tokens[2:]]
             row["input_ids"] += tokens
             row["labels"] += learnt

@@ -1,0 +1,132 @@
+"""Two real gloo processes with each engine: it really shards, it learns what one process learns, and it resumes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import ROOT, TINY_MODEL, Command
+
+ENGINES = ("ddp", "fsdp2", "zero3")
+TRAINING = {"steps": 8, "checkpoint_every": 4, "accumulation": 2, "learning_rate": 3e-3}
+WEIGHTS = Path("bundle") / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def alone(packed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, Path]:
+    """The command, and a finished run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    command = Command(packed_data, folder)
+    code, _, errors = command.run(command.job("pretrain", **TRAINING), folder / "out")
+    assert code == 0, errors
+    return command, folder / "out"
+
+
+def history(out: Path, key: str) -> list[float]:
+    """Returns a figure of every row that has it."""
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [row[key] for row in rows if key in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_learn_what_one_learns_and_resume(engine: str, alone: tuple[Command, Path], tmp_path: Path) -> None:
+    command, reference = alone
+    job = command.job("pretrain", resources={"processes": 2, "engine": engine, "device": "cpu"}, **TRAINING)
+    out = tmp_path / "out"
+    code, said, errors = command.run(job, out, processes=2)
+    assert code == 0, errors
+    for key in ("loss", "grad_norm", "validation_loss"):
+        assert history(out, key) == pytest.approx(history(reference, key), abs=2e-5), key
+    uninterrupted = load_file(out / WEIGHTS)
+    assert_close(uninterrupted, load_file(reference / WEIGHTS))
+
+    # Back to just after step 4, as a kill would leave it.
+    shutil.rmtree(out / "bundle")
+    shutil.rmtree(out / ".checkpoints" / "step-000008")
+    (out / "record.json").unlink()
+    code, again, errors = command.run(job, out, processes=2)
+    assert code == 0, errors
+    assert "continuing from step-000004" in errors
+    assert again["metrics"]["validation_loss"] == said["metrics"]["validation_loss"]
+    resumed = load_file(out / WEIGHTS)
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+
+    # The same checkpoint continues on one process: it belongs to no engine.
+    shutil.rmtree(out / "bundle")
+    shutil.rmtree(out / ".checkpoints" / "step-000008")
+    (out / "record.json").unlink()
+    code, _, errors = command.run(command.job("pretrain", **TRAINING), out)
+    assert code == 0, errors
+    assert "continuing from step-000004" in errors
+    assert_close(load_file(out / WEIGHTS), uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_process_holds_what_the_engine_promises(engine: str, packed_data: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    probe = [
+        str(ROOT / "tests" / "training" / "engine_probe.py"),
+        str(packed_data),
+        str(tmp_path),
+        engine,
+        json.dumps(TINY_MODEL),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*torchrun, *probe], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    reports: list[dict[str, Any]] = [json.loads((tmp_path / f"{engine}-{rank}.json").read_text()) for rank in (0, 1)]
+    whole = reports[0]["whole"]
+    assert reports[0]["norm"] == pytest.approx(reports[1]["norm"], rel=1e-6)
+    for part in ("weight", "exp_avg", "exp_avg_sq"):  # together they hold every element exactly once
+        assert sum(report["held"].get(part, 0) for report in reports) == whole, part
+    if engine == "ddp":
+        assert reports[0]["resident_elements"] == reports[1]["resident_elements"] == whole
+        return
+    for report in reports:
+        assert report["largest_tensor_share"] == 0.5
+        assert report["held"]["weight"] < 0.51 * whole
+    assert all(report["all_dtensors"] for report in reports) == (engine == "fsdp2")
+    assert [report["zero_stage"] for report in reports] == ([3, 3] if engine == "zero3" else [None, None])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_adapters_train_on_shards(engine: str, alone: tuple[Command, Path], tmp_path: Path) -> None:
+    command, base = alone
+    options = {"steps": 3, "lora_rank": 2, "learning_rate": 0.01, "validation_rows": 3}
+    single, sharded = tmp_path / "single", tmp_path / "sharded"
+    code, _, errors = command.run(command.job("dpo", base=base, **options), single)
+    assert code == 0, errors
+    resources = {"processes": 2, "engine": engine, "device": "cpu"}
+    code, _, errors = command.run(command.job("dpo", base=base, resources=resources, **options), sharded, processes=2)
+    assert code == 0, errors
+    for key in ("loss", "validation_loss", "preference_accuracy"):
+        assert history(sharded, key) == pytest.approx(history(single, key), abs=2e-5), key
+    assert_close(load_file(sharded / WEIGHTS), load_file(single / WEIGHTS))
+
+
+@pytest.mark.slow
+def test_an_error_on_the_first_rank_ends_all(alone: tuple[Command, Path], tmp_path: Path) -> None:
+    command, _ = alone
+    job = command.job("pretrain", resources={"processes": 2, "engine": "ddp", "device": "cpu"}, **TRAINING)
+    out = tmp_path / "out"
+    out.write_text("a file where the folder should be")
+    code, _, errors = command.run(job, out, processes=2)
+    assert code == 1  # torchrun's own
+    assert f"error: {out}: cannot be written" in errors
+    assert f"rank 1: {out}: cannot be written" in errors
+
+
+def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Two models are the same up to the order in which fp32 sums were taken."""
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.allclose(tensor, right[name], atol=2e-5), name
