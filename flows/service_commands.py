@@ -59,7 +59,10 @@ COMMANDS = {
     "prefect": Command(
         _prefect,
         "/api/health",
-        environment={"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"},
+        environment={
+            "PREFECT_SERVER_UI_API_URL": "/api",  # wherever the page came from, a tunnel included; the default is port 4200
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        },
     ),
     "mlflow": Command(
         _mlflow,

@@ -18,14 +18,15 @@ class Traffic:
 
     Attributes:
         answers: how many requests each bundle digest answered.
-        failures: what went wrong, by its text; a failed request is one that a person would have noticed.
+        failures: what went wrong, by its text; a failed request is one that a person would have noticed. A model that
+            never answered yet has no users, so its clients wait for the first answer.
     """
 
     def __init__(self, gateway_url: str, model: str, questions: Sequence[str], seed: int = 0) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self._url, self._model, self._questions = f"{gateway_url}/v1/chat/completions", model, list(questions)
-        self._stop = threading.Event()
+        self._stop, self._served = threading.Event(), threading.Event()
         self._numbers = itertools.count()
         self._threads = [threading.Thread(target=self._ask, args=(seed + i,), daemon=True) for i in range(CLIENTS)]
 
@@ -50,5 +51,9 @@ class Traffic:
                     answer = client.post(self._url, json=body | {"temperature": 0}, headers=session)
                     answer.raise_for_status()
                     self.answers[answer.headers["x-goldpath-digest"]] += 1
+                    self._served.set()
                 except (httpx.HTTPError, KeyError) as problem:
-                    self.failures[f"{type(problem).__name__}: {problem}"] += 1
+                    if self._served.is_set():
+                        self.failures[f"{type(problem).__name__}: {problem}"] += 1
+                    else:
+                        self._stop.wait(0.2)

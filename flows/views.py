@@ -1,5 +1,7 @@
 """What the commands show: each view returns plain data (for --json), and its table renders that data for people."""
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from lineage.record import RECORD, verify_outputs
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from flows.recipe import Recipe
     from flows.settings import Settings
 
 WHAT_WILL_HAPPEN = {
@@ -206,6 +209,24 @@ def _figures(metrics: dict[str, Any]) -> str:
     return " · ".join(f"{name} {short(value)}" for name, value in list(metrics.items())[:4])
 
 
-def _estimate(recipe: Any, objective: str, settings: "Settings") -> dict[str, float]:
-    """Asks the training room; a base model's own dimensions are read from its folder."""
-    raise NotImplementedError
+def _estimate(recipe: "Recipe", objective: str, settings: "Settings") -> dict[str, float]:
+    """Asks the training room; a base model's dimensions are those in its own folder."""
+    from flows.plan import resolve_base
+    from training.estimate import estimate, read_dimensions
+
+    base = resolve_base(recipe, settings)
+    resources = recipe.resources
+    found = estimate(
+        read_dimensions(base) if base else recipe.model,
+        getattr(recipe, objective),
+        resources,
+        vocabulary=_vocabulary(base) if base else recipe.data.vocab_size,
+        seq_len=recipe.data.seq_len,
+        threads=resources.threads or max(1, (os.cpu_count() or 1) // resources.processes),
+        gpu=resources.device == "cuda" or (resources.device == "auto" and Path("/dev/nvidia0").exists()),
+    )
+    return {"memory_bytes": found.memory_bytes, "seconds": found.seconds, "parameters": found.parameters}
+
+
+def _vocabulary(base: Path) -> int:
+    return int(json.loads((base / "config.json").read_text(encoding="utf-8"))["vocab_size"])
