@@ -7,6 +7,7 @@ It guards two pins: with fastapi >= 0.151 the server does not start, with sqlalc
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def test_prefect_yaml_puts_up_three_deployments(prefect_services: Services, star
         "nightly": ["flows/nightly_eval_flow.py:nightly_eval_flow", "goldpath", {"model": None}, ["30 2 * * *"]],
         "rules": [NO_HEARTBEAT],
     }
+
+
+def test_the_page_asks_the_server_that_it_came_from(prefect_services: Services) -> None:
+    with urllib.request.urlopen(prefect_services["prefect"].url + "/ui-settings", timeout=10) as answer:
+        assert json.load(answer)["api_url"] == "/api"
 
 
 @pytest.mark.usefixtures("to_prefect")
