@@ -1,0 +1,1 @@
+"""The evaluation gate: golden sets through lm-eval, paired statistics, a pure verdict, its report."""
