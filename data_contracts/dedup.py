@@ -48,7 +48,8 @@ def find_near(documents: Sequence[Document], threshold: float) -> dict[int, Reas
         return {}
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+    # A false candidate costs one comparison, a missed one a duplicate: so the bands are chosen to miss few.
+    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.05, 0.95))
     sets = [hash_shingles(document.text) for document in documents]
     empty = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
     found = {}

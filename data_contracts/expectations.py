@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"  # what a decoder leaves where bytes were no text
 MIN_DISTINCT_WORDS = 0.05  # distinct words over all words of a document; below, it is one phrase over and over
-ROLES = r"^(system )?(user assistant )+$"
-PROMPT_ROLES = r"^(system )?(user assistant )*user $"
+ROLES = r"^(?:system )?(?:user assistant )+$"
+PROMPT_ROLES = r"^(?:system )?(?:user assistant )*user $"
 
 
 @dataclass(frozen=True)

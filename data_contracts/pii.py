@@ -141,7 +141,7 @@ def _is_card(text: str) -> bool:
     from stdnum import luhn
 
     digits = re.sub(r"\D", "", text)
-    return bool(_CARD_ISSUER.fullmatch(digits)) and len(set(digits)) > 2 and bool(luhn.is_valid(digits))
+    return bool(_CARD_ISSUER.fullmatch(digits)) and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
 
 
 def _is_iban(text: str) -> bool:
@@ -185,8 +185,20 @@ def _mask_secrets(text: str, found: list[str]) -> str:
     for plugin in alarmed:
         found.append(plugin.secret_type)
         for pattern in plugin.denylist:
-            text = pattern.sub("<secret>", text)
+            text = _whole(pattern).sub(_mask_secret, text)
     return text
+
+
+@cache
+def _whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """The pattern, continued to the end of the token: that of JSON web tokens stops before the signature."""
+    return re.compile(rf"(?:{pattern.pattern})(?:(?<=[\w.+/=-])[\w.+/=-]+)?", pattern.flags)
+
+
+def _mask_secret(match: re.Match[str]) -> str:
+    """Some patterns match the white space or quotation mark beside a token, too: those stay."""
+    token = match[0].strip(" \t\n\"'")
+    return match[0].replace(token, "<secret>", 1)
 
 
 @cache
