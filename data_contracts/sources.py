@@ -55,9 +55,9 @@ def source_digests(config: DataConfig) -> dict[str, str]:
             raise BadInput(folder, "data.tokenizer", "is not a folder", "give a folder with a tokenizer.json")
         for path in list_files(folder):
             if path.name.startswith(("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")):
-                digests[f"tokenizer/{path.relative_to(folder).as_posix()}"] = _hash(path, "data.tokenizer")
+                digests[f"data.tokenizer/{path.relative_to(folder).as_posix()}"] = _hash(path, "data.tokenizer")
     if config.chat_template:
-        digests["chat_template"] = _hash(Path(config.chat_template), "data.chat_template")
+        digests["data.chat_template"] = _hash(Path(config.chat_template), "data.chat_template")
     return digests
 
 

@@ -118,9 +118,9 @@ def test_digests_follow_the_bytes_of_every_input(tmp_path: Path) -> None:
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     settings = config(path, "sft", tokenizer=str(tmp_path / "tokenizer"))
     before = source_digests(settings)
-    assert sorted(before) == ["sources[0]", "tokenizer/tokenizer.json"]
+    assert sorted(before) == ["data.tokenizer/tokenizer.json", "sources[0]"]
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{ }")
-    assert {name for name, sha in source_digests(settings).items() if sha != before[name]} == {"tokenizer/tokenizer.json"}
+    assert {name for name, sha in source_digests(settings).items() if sha != before[name]} == {"data.tokenizer/tokenizer.json"}
     path.unlink()
     with pytest.raises(BadInput, match="cannot be read"):
         source_digests(settings)
