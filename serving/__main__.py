@@ -26,15 +26,17 @@ def _parser() -> argparse.ArgumentParser:
     endpoint.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
     endpoint.add_argument("--digest", help="refuse to serve anything but this digest")
     endpoint.add_argument("--model", help="the name that requests carry (default: the folder's name)")
-    endpoint.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
-    endpoint.add_argument("--slots", type=int, default=16, help="requests that run at once (default: 16)")
+    endpoint.add_argument("--threads", type=_count, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
+    endpoint.add_argument("--slots", type=_count, default=16, help="requests that run at once (default: 16)")
     endpoint.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of weights and cache")
 
     gateway = commands.add_parser("gateway", help="split traffic over endpoints as the routes file says")
     gateway.add_argument("--routes", type=Path, required=True, help="the routes file; it need not exist yet")
     gateway.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
-    gateway.add_argument("--threads", type=int, default=1, help="CPU threads of each endpoint (default: 1)")
-    gateway.add_argument("--slots", type=int, default=16, help="requests that run at once in each endpoint (default: 16)")
+    gateway.add_argument("--threads", type=_count, default=1, help="CPU threads of each endpoint (default: 1)")
+    gateway.add_argument(
+        "--slots", type=_count, default=16, help="requests that run at once in each endpoint (default: 16)"
+    )
 
     canary = commands.add_parser("canary", help="the canary stage: raise the weight step by step, or roll back")
     canary.add_argument("--config", type=Path, required=True, help="the job file")
@@ -42,14 +44,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def _endpoint(arguments: argparse.Namespace) -> int:
     # torch reads these once, when it is imported
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    from serving.endpoint.listen import take_port
+
+    taken = take_port(arguments.port)  # before the seconds that torch takes to import
     from serving.endpoint.endpoint import run_endpoint
 
     return run_endpoint(
         arguments.bundle,
-        arguments.port,
+        taken,
         arguments.digest,
         arguments.model,
         arguments.threads,
@@ -65,9 +76,9 @@ def _gateway(arguments: argparse.Namespace) -> int:
 
 
 def _canary(arguments: argparse.Namespace) -> int:
-    from serving.release import canary_stage
+    from serving.release.canary_stage import main as run_canary_stage
 
-    return canary_stage.main(arguments.config, arguments.out)
+    return run_canary_stage(arguments.config, arguments.out)
 
 
 if __name__ == "__main__":

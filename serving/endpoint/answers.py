@@ -4,18 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
-from serving.endpoint.engine import Delta, Engine
+from serving.endpoint.engine import Delta, Engine, EngineFailed
 from serving.endpoint.load import LoadedModel
 from serving.endpoint.protocol import (
     DONE,
     Answer,
+    AnswerObject,
     ApiError,
     AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
     ChatRequest,
+    Choices,
     CompletionRequest,
     Finish,
     GenerationRequest,
@@ -33,7 +36,7 @@ from serving.endpoint.text import REPLACEMENT
 class Work:
     """What a request asks of the engine, and what the answer says about itself."""
 
-    kind: str
+    kind: Literal["chat", "text"]
     prompts: list[list[int]]
     samplings: list[Sampling]
     model: str
@@ -90,7 +93,7 @@ async def deltas(engine: Engine, work: Work) -> AsyncIterator[tuple[int, Delta]]
     """Runs a request and yields (choice, delta) as they come; leaving early frees the engine's slots.
 
     Raises:
-        ApiError: 500, if the engine gave up.
+        ApiError: 500, if the engine gave up; 503, if it had done so before.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
@@ -110,6 +113,8 @@ async def deltas(engine: Engine, work: Work) -> AsyncIterator[tuple[int, Delta]]
             work.generated[index] = delta.tokens
             unfinished -= bool(delta.finish_reason)
             yield index, delta
+    except EngineFailed:
+        raise ApiError(503, "the engine has failed and is being restarted", code="engine_failed") from None
     finally:
         for request in requests:
             engine.cancel(request)
@@ -123,66 +128,56 @@ async def whole(engine: Engine, work: Work) -> Answer:
     async for index, delta in deltas(engine, work):
         texts[index] += delta.text
         said[index].extend(delta.odds)
-        if delta.finish_reason:
-            finish[index] = "length" if delta.finish_reason == "length" else "stop"
-    choices: list[ChatChoice] | list[TextChoice]
+        finish[index] = delta.finish_reason or "stop"
     if work.kind == "chat":
-        choices = [ChatChoice(index=0, message=AssistantMessage(content=texts[0]), finish_reason=finish[0])]
-    else:
-        choices = [
-            TextChoice(
-                index=i, text=text, finish_reason=finish[i], logprobs=_logprobs(engine.loaded, work.samplings[i], said[i])
-            )
-            for i, text in enumerate(texts)
-        ]
-    return _answer(work, choices, finished=True)
+        chat = [ChatChoice(index=0, message=AssistantMessage(content=texts[0]), finish_reason=finish[0])]
+        return _answer(work, "chat.completion", chat, counted=True)
+    logprobs = [_logprobs(engine.loaded, *pair) for pair in zip(work.samplings, said, strict=True)]
+    choices = [
+        TextChoice(index=index, text=text, finish_reason=finish[index], logprobs=logprobs[index])
+        for index, text in enumerate(texts)
+    ]
+    return _answer(work, "text_completion", choices, counted=True)
 
 
 async def stream(engine: Engine, work: Work) -> AsyncIterator[bytes]:
     """Yields the answer as server-sent events, ended by `[DONE]`; an engine failure is an error event instead."""
+    kind: AnswerObject = "chat.completion.chunk" if work.kind == "chat" else "text_completion"
     try:
         if work.kind == "chat":
-            yield event(_answer(work, [ChatChunkChoice(index=0, delta=ChatDelta(role="assistant", content=""))]))
+            first = ChatChunkChoice(index=0, delta=ChatDelta(role="assistant", content=""))
+            yield event(_answer(work, kind, [first]))
         started: set[int] = set()
         async for index, delta in deltas(engine, work):
             text = delta.text if index in started else _echoed(engine.loaded, work, index) + delta.text
             started.add(index)
             if text or delta.odds or delta.finish_reason:
-                yield event(_chunk(engine.loaded, work, index, text, delta))
+                yield event(_answer(work, kind, _next_part(engine.loaded, work, index, text, delta)))
         if work.wants_usage:
-            yield event(_answer(work, [], finished=True))
+            yield event(_answer(work, kind, [], counted=True))
         yield DONE
     except ApiError as error:
         yield event(error.body())
 
 
-def _chunk(loaded: LoadedModel, work: Work, index: int, text: str, delta: Delta) -> Answer:
-    finish: Finish | None = None
-    if delta.finish_reason:
-        finish = "length" if delta.finish_reason == "length" else "stop"
+def _next_part(loaded: LoadedModel, work: Work, index: int, text: str, delta: Delta) -> Choices:
+    finish = delta.finish_reason or None
     if work.kind == "chat":
         said = ChatDelta(content=text) if text else ChatDelta()
-        return _answer(work, [ChatChunkChoice(index=0, delta=said, finish_reason=finish)])
+        return [ChatChunkChoice(index=0, delta=said, finish_reason=finish)]
     logprobs = _logprobs(loaded, work.samplings[index], delta.odds)
-    return _answer(work, [TextChoice(index=index, text=text, finish_reason=finish, logprobs=logprobs)])
+    return [TextChoice(index=index, text=text, finish_reason=finish, logprobs=logprobs)]
 
 
-def _answer(
-    work: Work, choices: list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice], finished: bool = False
-) -> Answer:
-    chunked = "chat.completion.chunk" if choices and isinstance(choices[0], ChatChunkChoice) else "chat.completion"
-    if not choices and work.kind == "chat":
-        chunked = "chat.completion.chunk"  # the usage chunk of a stream
-    return Answer.model_validate(
-        {
-            "id": work.id,
-            "object": chunked if work.kind == "chat" else "text_completion",
-            "created": work.created,
-            "model": work.model,
-            "system_fingerprint": work.fingerprint,
-            "choices": choices,
-            "usage": usage(*work.count()) if finished else None,
-        }
+def _answer(work: Work, kind: AnswerObject, choices: Choices, counted: bool = False) -> Answer:
+    return Answer(
+        id=work.id,
+        object=kind,
+        created=work.created,
+        model=work.model,
+        system_fingerprint=work.fingerprint,
+        choices=choices,
+        usage=usage(*work.count()) if counted else None,
     )
 
 
@@ -215,7 +210,11 @@ def _sampling(
 
 
 def _work(
-    kind: str, body: GenerationRequest, loaded: LoadedModel, prompts: list[list[int]], samplings: list[Sampling]
+    kind: Literal["chat", "text"],
+    body: GenerationRequest,
+    loaded: LoadedModel,
+    prompts: list[list[int]],
+    samplings: list[Sampling],
 ) -> Work:
     return Work(kind, prompts, samplings, body.model, loaded.digest, body.wants_usage)
 

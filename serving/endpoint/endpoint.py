@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -17,11 +18,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from serving.endpoint.answers import Work, chat_work, completion_work, stream, whole
 from serving.endpoint.engine import Engine
-from serving.endpoint.listen import ClientGone, serve, take_port, unless_gone, url_of
+from serving.endpoint.listen import CLIENT_GONE, ClientGone, serve, unless_gone, url_of
 from serving.endpoint.load import Precision, load_bundle
 from serving.endpoint.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest, invalid, model_list
-
-CLIENT_GONE = 499  # nginx' code; nobody reads it, logs do
 
 
 def make_app(engine: Engine, model: str) -> FastAPI:
@@ -75,19 +74,33 @@ def make_app(engine: Engine, model: str) -> FastAPI:
     async def unknown(request: Request, error: HTTPException) -> Response:
         return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
 
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return ApiError(500, f"{type(error).__name__}: {error}").response()
+
     return app
 
 
 def run_endpoint(
-    bundle: Path, port: int, digest: str | None, model: str | None, threads: int, slots: int, precision: Precision
+    bundle: Path,
+    taken: socket.socket,
+    digest: str | None,
+    model: str | None,
+    threads: int,
+    slots: int,
+    precision: Precision,
 ) -> int:
     """Serves a bundle until it is told to end; prints one JSON line `{"url", "digest", "model"}` once ready.
 
+    Args:
+        taken: the port's socket (`listen.take_port`).
+        digest: the digest that the bundle must have; None takes the manifest's own.
+        model: the name that requests carry; None takes the folder's name.
+
     Raises:
         Tampered: the bundle is not what its digest says. Nothing was loaded.
-        BadInput: there is no such bundle, or the port is in use.
+        BadInput: there is no such bundle, or it cannot be served faithfully.
     """
-    taken = take_port(port)
     torch.set_num_threads(threads)
     loaded = load_bundle(bundle, digest, precision)
     name = model or bundle.resolve().name
@@ -96,10 +109,11 @@ def run_endpoint(
     def say_ready() -> None:
         print(json.dumps({"url": url_of(taken), "digest": loaded.digest, "model": name}), flush=True)
 
-    serve(make_app(engine, name), taken, say_ready)
-    failed = engine.failed
-    engine.close()
-    return int(failed)
+    try:
+        serve(make_app(engine, name), taken, say_ready)
+    finally:
+        engine.close()
+    return int(engine.failed)
 
 
 def _end_with_error(error: BaseException) -> None:
@@ -113,7 +127,7 @@ def _check_model(body: GenerationRequest, model: str) -> None:
 
 
 async def _reply(request: Request, body: GenerationRequest, work: Work, engine: Engine) -> Response:
-    if engine.failed:
+    if engine.failed:  # before a stream has begun: so that the gateway can still ask another arm
         raise ApiError(503, "the engine has failed and is being restarted", code="engine_failed")
     if body.stream:
         return StreamingResponse(

@@ -1,11 +1,11 @@
 """The continuously batching CPU engine: requests join the running batch between two steps and leave it as they end.
 
 Own rows instead of transformers' `ContinuousBatchingManager` (5.23), because faithfulness comes first:
-- there, sampling or greedy is one choice for all requests and the seed is global; here each request has its own;
-- there, a cancelled request or a stop text is found after the fact; here the row is free at the next step;
-- measured on 2 cores (27 M parameters, batch 1 / 16) it gives 157 / 457 tokens/s where plain `generate` gives 115 / 1045:
-  paged attention without a GPU kernel costs more than it saves.
-The price is padding: in one step all rows are as long as the longest one.
+- there, sampling or greedy (`do_sample`) and the seed are one choice for all requests; here each request has its own;
+- it knows no stop texts and no log probabilities of a prompt, and has both to be built around it;
+- on a CPU it is slow: 157 / 457 tokens/s (27 M parameters, 2 cores, batch 1 / 16) where plain `generate` gives 115 / 1045,
+  because paged attention costs more than it saves without a GPU kernel.
+The price of rows is padding: in one step all rows are read to the length of the longest one.
 
 Weights are float32 by default: then the same request gives the same tokens alone and among sixteen others.
 """
@@ -13,7 +13,8 @@ Weights are float32 by default: then the same request gives the same tokens alon
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Delta:
     text: str
     tokens: int
     odds: tuple[TokenOdds, ...] = ()
-    finish_reason: str = ""
+    finish_reason: Literal["stop", "length", ""] = ""
     error: str = ""
 
 
@@ -56,7 +57,11 @@ class Request:
     generator: torch.Generator
     seen: int = 0
     tokens: int = 0
-    cancelled: bool = field(default=False)
+    cancelled: bool = False
+
+
+class EngineFailed(Exception):
+    """The engine takes no more requests, because a step of it raised."""
 
 
 class Engine:
@@ -103,7 +108,7 @@ class Engine:
 
         Raises:
             ValueError: the prompt is empty or does not fit.
-            RuntimeError: the engine has failed.
+            EngineFailed: an earlier step raised; nothing runs any more.
         """
         if not prompt or len(prompt) + sampling.max_tokens > self.loaded.context:
             raise ValueError(f"{len(prompt)} prompt and {sampling.max_tokens} new tokens, context {self.loaded.context}")
@@ -111,7 +116,7 @@ class Engine:
         request = Request(sampling, on_delta, list(prompt), text, make_generator(sampling.seed))
         with self._wake:
             if self.failed:
-                raise RuntimeError("the engine has failed")
+                raise EngineFailed
             self._waiting.append(request)
             self._wake.notify()
         return request
@@ -207,10 +212,10 @@ class Engine:
             said.append(odds(logits[last], token, sampling.logprobs))
         ended = token in self.loaded.ends
         text = "" if ended else request.text.push(token)
-        reason = "stop" if ended or request.text.stopped else "length" if request.tokens == sampling.max_tokens else ""
-        if reason:
+        reason: Literal["stop", "length", ""] = ""
+        if ended or request.text.stopped or request.tokens == sampling.max_tokens:
             text += "" if request.text.stopped else request.text.finish()
-            reason = "stop" if request.text.stopped else reason
+            reason = "stop" if ended or request.text.stopped else "length"
             self._vacate(row)
         request.on_delta(Delta(text, request.tokens, tuple(said), reason))
 

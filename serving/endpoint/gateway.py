@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as HttpRoute
 
 from serving.endpoint.board import Board
-from serving.endpoint.listen import ClientGone, serve, take_port, unless_gone, url_of
+from serving.endpoint.listen import CLIENT_GONE, ClientGone, serve, take_port, unless_gone, url_of
 from serving.endpoint.protocol import ApiError, model_list
 from serving.endpoint.proxy import Ask, Proxy
 from serving.endpoint.sticky import choose_arm, session_of
@@ -28,7 +28,6 @@ from serving.routes import ArmName, Route
 
 ARM_HEADER = "x-goldpath-arm"
 LARGEST_BODY = 8 * 2**20  # bytes
-CLIENT_GONE = 499
 
 
 class Gateway:
@@ -136,7 +135,7 @@ def make_gateway(routes: Path, threads: int = 1, slots: int = 16) -> Starlette:
             HttpRoute("/metrics", gateway.metrics),
             HttpRoute("/healthz", gateway.healthz),
         ],
-        exception_handlers={ApiError: _refused, HTTPException: _unknown},
+        exception_handlers={ApiError: _refused, HTTPException: _unknown, Exception: _broken},
         lifespan=gateway.lifespan,
     )
 
@@ -170,3 +169,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response()
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return ApiError(500, f"{type(error).__name__}: {error}").response()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 Finish = Literal["stop", "length"]
+AnswerObject = Literal["chat.completion", "chat.completion.chunk", "text_completion"]
 
 
 class ApiError(Exception):
@@ -191,15 +192,18 @@ class TextChoice(BaseModel):
     finish_reason: Finish | None = None
 
 
+Choices = list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice]
+
+
 class Answer(BaseModel):
     """A whole answer, or one chunk of a stream."""
 
     id: str
-    object: Literal["chat.completion", "chat.completion.chunk", "text_completion"]
+    object: AnswerObject
     created: int
     model: str
     system_fingerprint: str
-    choices: list[ChatChoice] | list[ChatChunkChoice] | list[TextChoice]
+    choices: Choices
     usage: Usage | None = None
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.endpoint.board import Board
+from serving.endpoint.listen import CLIENT_GONE
 from serving.endpoint.observe import Reading
 from serving.endpoint.protocol import ApiError, event
 from serving.endpoint.supervisor import Endpoint
@@ -23,7 +24,6 @@ SECONDS_FOR_AN_ARM = 30.0  # how long a request waits for an endpoint that start
 TIMEOUT = httpx.Timeout(120, connect=2)
 LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=60)
 JSON = {"content-type": "application/json"}
-CLIENT_GONE = 499  # nginx' code for a client that went away first
 
 
 class ArmFailed(Exception):
