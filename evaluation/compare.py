@@ -143,7 +143,8 @@ def _proportion_bounds(value: float, sums: "Floats", sizes: "Floats", levels: Le
     else:
         residuals = sums - value * sizes
         variance = float((residuals**2).sum()) * count / (count - 1) / items**2
-        effective = min(items, value * (1 - value) / variance)
+        design_effect = variance / (value * (1 - value) / (items - 1))
+        effective = items / max(1.0, design_effect)
     right, wrong = value * effective, (1 - value) * effective
     low = float(betaincinv(right, wrong + 1, levels.alpha_low)) if right > 0 else 0.0
     high = float(betaincinv(right + 1, wrong, 1 - levels.alpha_high)) if wrong > 0 else 1.0

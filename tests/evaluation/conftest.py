@@ -58,7 +58,8 @@ def golden_rows() -> dict[str, tuple[str, list[dict[str, Any]]]]:
             }
         )
     heldout = [
-        {"id": f"doc-{n}", "kind": "heldout", "text": f"[{n}] " + "The module has a name. " * (1 + n % 4)} for n in range(32)
+        {"id": f"doc-{n}", "kind": "heldout", "text": f"[{n}] " + "The module has a name. " * (1 + n % 4)}
+        for n in range(32)
     ]
     style = [
         {"id": f"form-{n}", "kind": "format", "question": f"Is {name} a name?", "pattern": "yes|no", "tags": ["format"]}
@@ -156,7 +157,7 @@ def _fit(model: Any, tokenizer: Any, steps: int) -> None:
     for question, answer in conversations():
         turn = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
-        said = tokenizer.encode(answer, add_special_tokens=False) + [tokenizer.eos_token_id]
+        said = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append((prompt + said, [-100] * len(prompt) + said))
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
