@@ -1,0 +1,1 @@
+"""The data stage: row schemas, contracts, quarantine, decontamination, packed tokens, and data versions."""

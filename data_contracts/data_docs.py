@@ -1,7 +1,7 @@
 """Great Expectations' Data Docs as plain files: a page per row kind that opens offline, equal for equal data.
 
 The pages are rendered by the library. Then its scripts, style sheets and images from eight foreign servers are taken out (a
-page about data must not report to others who looks at it), and so are random element ids and the time of rendering.
+page about data must not report to others who looks at it), with the buttons that need them, random element ids and times.
 """
 
 import html
@@ -24,6 +24,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
 td, th { border-bottom: 1px solid #d5dde2; padding: .35rem .6rem; text-align: left; vertical-align: top; }
 .fa-check-circle::before { content: "✓"; color: #11845b; } .fa-times::before { content: "✗"; color: #c0362c; }
+footer, .sticky > .card:first-of-type { display: none; }
 .badge { background: #eef2f4; border-radius: .3rem; padding: .1rem .4rem; }
 </style></head>"""
 
@@ -54,5 +55,5 @@ def make_plain(page: str) -> str:
     def name(match: re.Match[str]) -> str:
         return names.setdefault(match[0], f"part-{next(numbers)}")
 
-    page = _FOREIGN.sub("", page).replace("</head>", _STYLE, 1)
+    page = _FOREIGN.sub("", page).replace("</head>", _STYLE, 1).replace("../../../../index.html", "index.html")
     return _TIME.sub("", _RANDOM_ID.sub(name, page))
