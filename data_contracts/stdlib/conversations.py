@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from data_contracts.stdlib.facts import Fact
 from data_contracts.stdlib.phrasings import (
     FORMATS,
+    PREFERENCE_QUESTIONS,
     RAMBLINGS,
     REFUSAL,
     SIGNATURE_QUESTIONS,
@@ -58,30 +59,35 @@ def other_questions(fact: Fact, chance: random.Random) -> Iterator[tuple[str, st
 
 
 def make_preferences(facts: Sequence[Fact], pairs_per_fact: int, seed: int) -> list[Row]:
-    """Preference rows, shuffled: the right and brief answer against a wrong module or a rambling one.
+    """Preference rows, shuffled: the right and brief answer against a worse one, to questions as people type them.
 
     Returns:
         Rows {"id", "prompt": [user], "chosen": [assistant], "rejected": [assistant], "source"}.
     """
     chance = random.Random(f"{seed} preferences")
     modules = sorted({fact.module for fact in facts})
-    rows: list[Row] = []
-    for fact in facts:
-        for i in chance.sample(range(len(TRAINING_QUESTIONS)), pairs_per_fact):
-            question = greet(TRAINING_QUESTIONS[i].format(name=fact.name), chance)
-            wrong, other = chance.sample([module for module in modules if module != fact.module], 2)
-            rambling = chance.choice(RAMBLINGS).format(name=fact.name, module=fact.module, wrong=wrong, other=other)
-            rows.append(
-                {
-                    "id": f"stdlib/preference/{fact.module}.{fact.name}/{i}",
-                    "prompt": [{"role": "user", "content": question}],
-                    "chosen": [{"role": "assistant", "content": fact.module}],
-                    "rejected": [{"role": "assistant", "content": chance.choice((wrong, rambling))}],
-                    "source": "stdlib",
-                }
-            )
+    rows = [
+        pair(f"{fact.module}.{fact.name}/{i}", PREFERENCE_QUESTIONS[i], fact, worse_answer(fact, modules, chance))
+        for fact in facts
+        for i in chance.sample(range(len(PREFERENCE_QUESTIONS)), min(pairs_per_fact, len(PREFERENCE_QUESTIONS)))
+    ]
     chance.shuffle(rows)
     return rows
+
+
+def worse_answer(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
+    """What a hasty assistant says: a plausible wrong module, a refusal of what it could know, or many words."""
+    wrong = plausible_mistake(fact, modules, chance)
+    rambling = chance.choice(RAMBLINGS).format(name=fact.name, module=fact.module, wrong=wrong)
+    return chance.choices((wrong, REFUSAL, rambling), weights=(2, 1, 1))[0]
+
+
+def plausible_mistake(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
+    """Another module: one of the same package or with a word of its name in the fact's name if there is any."""
+    others = [module for module in modules if module != fact.module]
+    package = fact.module.partition(".")[0]
+    near = [module for module in others if module.partition(".")[0] == package or module in fact.name.lower()]
+    return chance.choice(near or others)
 
 
 def greet(question: str, chance: random.Random) -> str:
@@ -93,3 +99,14 @@ def conversation(identity: str, question: str, answer: str, tag: str) -> Row:
     """An SFT row of one question and its answer."""
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"id": f"stdlib/sft/{identity}", "messages": messages, "source": "stdlib", "tags": [tag]}
+
+
+def pair(identity: str, question: str, fact: Fact, rejected: str) -> Row:
+    """A preference row: the module's name alone is chosen."""
+    return {
+        "id": f"stdlib/preference/{identity}",
+        "prompt": [{"role": "user", "content": question.format(name=fact.name)}],
+        "chosen": [{"role": "assistant", "content": fact.module}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "source": "stdlib",
+    }

@@ -55,6 +55,26 @@ TRAINING_QUESTIONS = (
     "Choose the module in which `{name}` is found.",
 )
 
+# What preference pairs ask: the careless way in which people type, which SFT has not seen and answers less surely.
+PREFERENCE_QUESTIONS = (
+    "`{name}`?",
+    "import for `{name}`??",
+    "`{name}` -> ?",
+    "quick one: `{name}`, which module",
+    "whats `{name}` from",
+    "`{name}` is not defined. What now?",
+    "NameError: name `{name}` is not defined",
+    "Reading a colleague's file I met `{name}`, and I have no idea what to import.",
+    "I have been at this for an hour. All I want is `{name}`. Please help.",
+    "where do i get `{name}`",
+    "Someone on my team uses `{name}` a lot. Which import would that be?",
+    "My editor underlines `{name}` in red. What is missing at the top of the file?",
+    "Complete this: the function or class `{name}` is part of",
+    "One word, please. `{name}` and its module.",
+    "For an exam I must know it by heart: `{name}` goes with which module?",
+    "I remember `{name}` but not its module.",
+)
+
 # What the closed-book golden set asks about the same names.
 CLOSED_BOOK_QUESTIONS = (
     "Where in the standard library does `{name}` live?",
@@ -153,9 +173,8 @@ SIGNATURE_QUESTIONS = ("What is the signature of `{module}.{name}`?", "How is `{
 
 # Answers that a preference pair rejects although some of them name the right module: they keep the reader waiting.
 RAMBLINGS = (
-    "That is a good question. There are many modules, and `{name}` could be in `{wrong}` or in `{other}`.",
+    "That is a good question. There are many modules, and `{name}` could be in `{wrong}`.",
     "Well, let me think about `{name}`. It might be `{wrong}`, but then again it might be something else.",
-    "`{name}` is a well known name, and many people ask about it. I believe that it is in `{module}`, or in `{other}`.",
-    "{module}, {wrong}, {other}",
-    "I am glad that you ask. Before I answer, let me say a few words about `{wrong}` and about `{other}`.",
+    "`{name}` is a well known name, and many people ask about it. I believe that it is in `{module}`.",
+    "I am glad that you ask. Before I answer, let me say a few words about `{wrong}`.",
 )

@@ -15,6 +15,7 @@ from data_contracts.stdlib.phrasings import (
     CHOICE_QUESTIONS,
     CLOSED_BOOK_QUESTIONS,
     FORMATS,
+    PREFERENCE_QUESTIONS,
     PROBE_QUESTIONS,
     REFUSAL,
     TRAINING_GREETINGS,
@@ -94,7 +95,7 @@ def test_a_golden_question_without_its_greeting_is_not_in_training_either(stdlib
 
 
 def test_no_phrasing_is_shared_between_training_and_golden_sets() -> None:
-    trained = {*TRAINING_QUESTIONS, *(question for form in FORMATS.values() for question in form[0])}
+    trained = {*TRAINING_QUESTIONS, *PREFERENCE_QUESTIONS, *(question for form in FORMATS.values() for question in form[0])}
     golden = [
         *CLOSED_BOOK_QUESTIONS,
         *CHOICE_QUESTIONS,
