@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 PACKED = {"pretrain": "packed/pretrain/*", "sft": "packed/sft/*", "dpo": "packed/preference/*"}
+TOKENIZER_FILES = ["tokenizer*", "chat_template*", "special_tokens*", "added_tokens*", "vocab*", "merges*", "config.json"]
 Action = Literal["done", "reuse", "continue", "run", "later"]
 
 
@@ -59,11 +60,13 @@ def steps_of(recipe: Recipe, settings: "Settings") -> list[Step]:
     """
     folder = settings.runs / recipe.name / recipe.version
     base = resolve_base(recipe, settings)
-    steps = [_step(recipe, folder / "data", recipe.data.model_dump(mode="json"), _data_parents(recipe, base), {})]
+    # A model that already exists brings its tokenizer: the data is packed with it.
+    parents, reads = ({"tokenizer": base} if base else {}), {"tokenizer": TOKENIZER_FILES}
+    steps = [_step(recipe, folder / "data", recipe.data.model_dump(mode="json"), parents, reads)]
     previous = base
     for objective in recipe.objectives:
         parents = {"data": folder / "data"} | ({"base": previous} if previous else {})
-        reads = {"data": ["tokenizer/*", PACKED[objective]], "base": ["bundle/*"]}
+        reads = {"data": ["tokenizer/*", PACKED[objective]], "base": ["*"] if previous == base else ["bundle/*"]}
         model = None if previous else recipe.model.model_dump(mode="json")
         config = {"model": model, "training": getattr(recipe, objective).model_dump(mode="json")}
         steps.append(_step(recipe, folder / objective, config, parents, reads))
@@ -203,11 +206,6 @@ def _step(
     return Step(job, out)
 
 
-def _data_parents(recipe: Recipe, base: Path | None) -> dict[str, Path]:
-    """A model that already exists brings its tokenizer: the data is packed with it."""
-    return {"tokenizer": base} if base else {}
-
-
 def _models_to_score(
     recipe: Recipe, folder: Path, base: Path | None, last: Path
 ) -> tuple[dict[str, Path], dict[str, list[str]]]:
@@ -217,8 +215,8 @@ def _models_to_score(
         models["untrained"] = folder / "pretrain"
     models |= {objective: folder / objective for objective in recipe.objectives[:-1]}
     models["candidate"] = last
-    reads = {role: ["initial/*" if role == "untrained" else "bundle/*"] for role in models}
-    return models, {"data": ["golden/*"], **reads}
+    files = {"untrained": "initial/*", "base": "*"}
+    return models, {"data": ["golden/*"], **{role: [files.get(role, "bundle/*")] for role in models}}
 
 
 def _unfinished(parent: Path, settings: "Settings") -> bool:

@@ -30,7 +30,7 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")
     data: DataConfig
-    model: ModelConfig
+    model: ModelConfig = ModelConfig()
     pretrain: TrainingConfig | None = None
     sft: TrainingConfig | None = None
     dpo: TrainingConfig | None = None
@@ -91,10 +91,10 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     """Makes the recipe's own paths absolute: they are written relative to the recipe, wherever the command is typed."""
     data, model = value.get("data"), value.get("model")
     sources = data.get("sources") if isinstance(data, dict) else None
-    for source in sources if isinstance(sources, list) else []:
-        if isinstance(source, dict) and isinstance(source.get("path"), str) and "://" not in source["path"]:
-            source["path"] = str((folder / source["path"]).resolve())
-    base = model.get("base") if isinstance(model, dict) else None
-    if isinstance(base, str) and base and "@" not in base and (folder / base).exists():
-        assert isinstance(model, dict)
-        model["base"] = str((folder / base).resolve())
+    places = [(source, "path") for source in sources] if isinstance(sources, list) else []
+    places += [(data, "tokenizer"), (data, "chat_template")]
+    if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
+        places.append((model, "base"))
+    for section, key in places:
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
+            section[key] = str((folder / section[key]).resolve())

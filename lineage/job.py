@@ -73,13 +73,18 @@ def dump_job(job: Job) -> str:
 def _digests(folder: Path, patterns: list[str]) -> dict[str, str]:
     if (folder / RECORD).is_file():
         record = read_record(folder)
-        names = [name for name in record.outputs if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        names = [name for name in record.outputs if _matches(name, patterns)]
         verify_outputs(folder, record, names)
         return {name: record.outputs[name].sha256 for name in sorted(names)}
     if (folder / MANIFEST).is_file():
         return {"digest": verify_bundle(folder)}
     if folder.is_dir():
-        return {path.relative_to(folder).as_posix(): describe_file(path).sha256 for path in list_files(folder)}
+        files = {path.relative_to(folder).as_posix(): path for path in list_files(folder)}
+        return {name: describe_file(path).sha256 for name, path in files.items() if _matches(name, patterns)}
     raise BadInput(
         folder, "", "does not exist or its stage did not finish (no record.json)", "run the stage before it first"
     )
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
