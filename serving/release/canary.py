@@ -79,7 +79,8 @@ class Canary:
         except TakenOver:
             raise
         except BaseException as error:  # Ctrl-C, a full disk, a defect: nobody would judge the canary's traffic
-            self._roll_back(f"the canary's process failed: {type(error).__name__}: {error}")
+            if self._require_mine().canary:  # what was promoted a moment before stays promoted
+                self._roll_back(f"the canary's process failed: {type(error).__name__}: {error}")
             raise
 
     def _start(self) -> None:
@@ -88,8 +89,9 @@ class Canary:
         self.release = history.release(self.release.version)
         if self.release.state is State.CANARY:
             newest = self.release.entries[-1]
-            self.token, self.looks = newest.seq, int(newest.payload.get("looks", 0))
-            self._advance(Event.CANARY_STEP, {"weight": self.release.weight, "looks": self.looks, "resumed": True})
+            self.token = newest.seq
+            self.looks, self.closing_looks = (int(newest.payload.get(key, 0)) for key in ("looks", "closing_looks"))
+            self._enter(self.release.weight)
             self._tell("resumed", weight=self.release.weight, token=self.token)
             return
         approval = require_approval(self.release)
@@ -135,7 +137,7 @@ class Canary:
         Raises:
             _Stop: it failed, or is unclear when its time is over.
         """
-        self._advance(Event.CANARY_STEP, {"weight": weight, "looks": self.looks})
+        self._enter(weight)
         self._tell("step", weight=weight, token=self.token)
         probes.ask_more()
         traffic = StepTraffic(weight, self.policy, self.champion is not None)
@@ -152,6 +154,7 @@ class Canary:
                     return
                 if overdue:
                     raise _Stop(f"not clear after {seconds:.0f} s at {weight:g} %: {self._unclear(traffic)}")
+                self._enter(weight)  # a look is spent for good: a process that continues this canary must not repeat it
                 total = int(GROWTH * len(self.candidate_seen)) + 1
             time.sleep(POLL_SECONDS)
 
@@ -212,6 +215,10 @@ class Canary:
     def _payload(self, reason: str) -> dict[str, Any]:
         judgement = self.judgement.model_dump(mode="json") if self.judgement else None
         return {"reason": reason, "judgement": judgement, "looks": self.looks}
+
+    def _enter(self, weight: float) -> None:
+        payload = {"weight": weight, "looks": self.looks, "closing_looks": self.closing_looks}
+        self._advance(Event.CANARY_STEP, payload)
 
     def _advance(self, happened: Event, payload: dict[str, Any]) -> None:
         """Appends this release's next entry and projects it, as long as this process's last one is still the newest."""

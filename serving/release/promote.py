@@ -15,7 +15,7 @@ from serving.release.judge import Judgement
 from serving.release.ledger import Ledger
 from serving.release.probes import ProbeItem, ProbeRun
 from serving.release.reconcile import driving, project_routes
-from serving.release.states import Event, History, Release, State
+from serving.release.states import Entry, Event, History, Release, State
 from serving.release.store import verify_stored
 
 ENDED = frozenset({State.CHAMPION, State.ROLLED_BACK})
@@ -30,7 +30,7 @@ class Outcome:
         reason: why, in one sentence.
         champion: the version that serves stable traffic now; None where nothing does.
         judgement: the last look's numbers; None where the judge never looked.
-        steps: the weights that it had, in order: `weight`, `at` (UTC) and `seq` of the ledger's entry.
+        steps: the weights that it had, rising: `weight`, and `at` (UTC) and `seq` of the ledger's entry that set it.
     """
 
     verdict: Literal["champion", "rolled_back"]
@@ -134,11 +134,14 @@ def _outcome(history: History, release: Release) -> Outcome:
     decided, started = release.entries[-1], release.last(Event.CANARY_STARTED)
     first = started.seq if started else decided.seq
     found = decided.payload.get("judgement")
-    steps = [entry for entry in release.entries if entry.event is Event.CANARY_STEP and entry.seq > first]
+    steps: dict[float, Entry] = {}
+    for entry in release.entries:
+        if entry.event is Event.CANARY_STEP and entry.seq > first and entry.payload["weight"]:
+            steps.setdefault(entry.payload["weight"], entry)
     return Outcome(
         verdict="champion" if release.state is State.CHAMPION else "rolled_back",
         reason=str(decided.payload.get("reason", decided.event)),
         champion=history.champion.version if history.champion else None,
         judgement=Judgement.model_validate(found) if found else None,
-        steps=[{"weight": entry.payload["weight"], "at": entry.at, "seq": entry.seq} for entry in steps],
+        steps=[{"weight": weight, "at": entry.at, "seq": entry.seq} for weight, entry in steps.items()],
     )

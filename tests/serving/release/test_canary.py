@@ -271,7 +271,7 @@ def test_the_stage_waits_for_approval_with_its_own_exit_code(house: House, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["started", "step", "look"])
+@pytest.mark.parametrize("moment", ["started", "look"])
 def test_a_killed_canary_is_continued_to_its_end(
     served: House, good_bundles: list[Path], tmp_path: Path, moment: str
 ) -> None:
