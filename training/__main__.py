@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,8 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
 
     processes = join_processes(resources, path)
     try:
-        result = record(_work)(job, config, resources, out, processes)
+        with redirect_stdout(sys.stderr):  # libraries print; stdout is for the one JSON line
+            result = record(_work)(job, config, resources, out, processes)
     except Stopped as stopped:
         leave_processes()
         if processes.is_first:

@@ -97,7 +97,7 @@ class Checkpoints:
         return progress
 
     def _newest_verified(self) -> tuple[Path, Progress] | None:
-        candidates = sorted(self.folder.glob("step-*"), reverse=True)
+        candidates = sorted(self.folder.glob("step-*"), key=_step_of, reverse=True)
         for folder in candidates:
             manifest = _read_manifest(folder)
             problem = "has no readable manifest" if manifest is None else _first_damage(folder, manifest)
@@ -122,8 +122,12 @@ class Checkpoints:
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+        for old in sorted(self.folder.glob("step-*"), key=_step_of)[: -self.keep]:
             shutil.rmtree(old)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _make_empty(folder: Path) -> None:

@@ -70,6 +70,8 @@ class MlflowRun:
                 pass
         finally:
             monitor.finish()
+            monitor.publish_metrics(monitor.aggregate_metrics())  # what it had sampled but not sent: all, of a short run
+            monitor.mlflow_logger.flush()
             client.set_terminated(run_id, "FINISHED" if self._finished else "KILLED")
 
     def _start_run(self, client: Any) -> str:

@@ -1,0 +1,163 @@
+"""What a user can get wrong is one line that names the file, the field and the fix."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import TINY_MODEL, VOCABULARY, Command, write_tokenizer
+
+from lineage.errors import BadInput, Tampered
+from lineage.section import parse
+from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
+from training.model import Vocabulary, build_model
+from training.processes import Processes, join_processes
+from training.stage import check_division
+
+
+def training(**changes: object) -> TrainingConfig:
+    """A valid configuration with changes."""
+    return TrainingConfig.model_validate({"objective": "sft", "steps": 2, **changes})
+
+
+@pytest.fixture
+def small_base(packed_data: Path, tmp_path: Path) -> Path:
+    """A plain Hugging Face folder of a tiny model."""
+    model = build_model(ModelConfig(**TINY_MODEL), None, Vocabulary(packed_data / "tokenizer"), training(), 48)
+    model.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def load(base: Path, data: Path, **changes: object) -> torch.nn.Module:
+    """Builds the model of an SFT job."""
+    return build_model(None, base, Vocabulary(data / "tokenizer"), training(**changes), 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"lerning_rate": 1}, "config.training.lerning_rate", "unknown key"),
+        ({"steps": 0}, "config.training.steps", "greater than 0"),
+        ({"accumulation": 3}, "config.training", "not divisible by accumulation 3"),
+        ({"warmup_steps": 9}, "config.training", "exceed steps 2"),
+        ({"schedule": "wsd"}, "config.training", "needs decay_steps"),
+        ({"lora_rank": 2, "lora_targets": []}, "config.training", "lora_targets is empty"),
+    ],
+)
+def test_configuration(changes: dict[str, object], field: str, problem: str) -> None:
+    value = {"training": {"objective": "sft", "steps": 2, **changes}}
+    with pytest.raises(BadInput, match=problem) as caught:
+        parse(TrainingJob, value, "job.yaml", "config")
+    assert caught.value.field == field
+
+
+def test_dimensions_that_do_not_divide() -> None:
+    for changes in ({"hidden_size": 30, "num_heads": 4}, {"num_heads": 4, "num_kv_heads": 3}):
+        with pytest.raises(BadInput, match="not divisible"):
+            parse(ModelConfig, changes, "job.yaml")
+    with pytest.raises(BadInput, match="must be even"):
+        parse(ModelConfig, {"hidden_size": 12, "num_heads": 4}, "job.yaml")
+
+
+def test_single_engine_with_many_processes() -> None:
+    with pytest.raises(BadInput, match="choose ddp, fsdp2 or zero3"):
+        parse(Resources, {"processes": 2}, "job.yaml")
+
+
+def test_an_absent_gpu_is_an_error_and_not_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(BadInput, match="asks for a GPU, but this machine has 0"):
+        join_processes(Resources(device="cuda"), Path("job.yaml"))
+
+
+def test_processes_that_were_not_started() -> None:
+    with pytest.raises(BadInput, match=r"is 2, but 1 process.* were started\. Fix: start it with `torchrun"):
+        join_processes(Resources(processes=2, engine="ddp"), Path("job.yaml"))
+
+
+def test_rows_that_cannot_be_divided() -> None:
+    with pytest.raises(BadInput, match=r"is 6, no multiple of 2 processes x accumulation 2. Fix: use 8"):
+        check_division(training(rows_per_step=6, accumulation=2), Processes(0, 2, torch.device("cpu")))
+
+
+def test_unknown_adapter_target(small_base: Path, packed_data: Path) -> None:
+    with pytest.raises(BadInput, match=r"`q_prj` is no linear layer of the model. Fix: did you mean `q_proj`"):
+        load(small_base, packed_data, lora_rank=2, lora_targets=["q_prj"])
+
+
+@pytest.mark.parametrize("size", [VOCABULARY + 1, VOCABULARY - 1])
+def test_tokenizer_of_another_model(small_base: Path, packed_data: Path, tmp_path: Path, size: int) -> None:
+    write_tokenizer(tmp_path / "tokenizer", size)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (small_base / name).write_bytes((packed_data / "tokenizer" / name).read_bytes())
+    with pytest.raises(BadInput, match="has another vocabulary"):
+        load(small_base, tmp_path)
+
+
+def test_more_tokens_than_the_model_has_rows(small_base: Path, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer", VOCABULARY + 1)
+    with pytest.raises(BadInput, match="has another vocabulary"):
+        load(small_base, tmp_path)
+
+
+def test_pickled_weights_are_refused_unread(small_base: Path, packed_data: Path) -> None:
+    (small_base / "pytorch_model.bin").write_bytes(b"this would run code")
+    with pytest.raises(BadInput, match=r"pytorch_model.bin: can run code"):
+        load(small_base, packed_data)
+    (small_base / "pytorch_model.bin").unlink()
+    (small_base / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="holds no safetensors"):
+        load(small_base, packed_data)
+
+
+def test_a_base_that_is_no_model(small_base: Path, packed_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no model folder"):
+        load(tmp_path / "empty", packed_data)
+    (small_base / "config.json").write_text(json.dumps({"model_type": "llamma"}))
+    with pytest.raises(BadInput, match="is no model that can be loaded"):
+        load(small_base, packed_data)
+
+
+def test_a_bundle_whose_bytes_changed(small_base: Path, packed_data: Path) -> None:
+    from lineage.bundle import seal_bundle
+
+    seal_bundle(small_base)
+    config = small_base / "config.json"
+    config.write_text(config.read_text().replace("silu", "gelu"))
+    with pytest.raises(Tampered, match="changed after the bundle was sealed"):
+        load(small_base, packed_data)
+
+
+def test_rows_longer_than_the_model(small_base: Path, packed_data: Path) -> None:
+    with pytest.raises(BadInput, match="is 64, but the packed rows have 65 tokens"):
+        build_model(None, small_base, Vocabulary(packed_data / "tokenizer"), training(), 65)
+
+
+def test_neither_base_nor_dimensions(packed_data: Path) -> None:
+    for config in (None, ModelConfig(base="tiny@1")):
+        with pytest.raises(BadInput, match="does not describe a new model"):
+            build_model(config, None, Vocabulary(packed_data / "tokenizer"), training(), 48)
+
+
+def test_the_command_says_it_in_one_line_with_exit_code_2(training_command: Command, tmp_path: Path) -> None:
+    job = training_command.job("sft")
+    job.write_text(job.read_text().replace('"stage": "sft"', '"stage": "pretrain"'))
+    code, said, errors = training_command.run(job, tmp_path / "out")
+    assert (code, said) == (2, {})
+    assert errors.startswith(f"error: {job}: config.training.objective: is not the stage's name `pretrain`")
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_explodes_names_step_and_rows(training_command: Command, tmp_path: Path) -> None:
+    job = training_command.job("pretrain", learning_rate=1e30, warmup_steps=0, schedule="constant", checkpoint_every=1)
+    out = tmp_path / "out"
+    code, _, errors = training_command.run(job, out)
+    assert code == 1
+    message = next(line for line in errors.splitlines() if line.startswith("error: "))
+    assert "step 2: loss " in message
+    assert "with training rows [" in message
+    assert "Traceback" not in errors
+    assert [path.name for path in (out / ".checkpoints").iterdir()] == ["step-000001"]
+    assert not (out / "record.json").exists()

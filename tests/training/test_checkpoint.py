@@ -1,0 +1,100 @@
+"""Checkpoints: whole or absent, of this run or refused, and the random states come back."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lineage.errors import BadInput, GoldpathError
+from training.checkpoint import Checkpoints, Progress
+from training.config import TrainingConfig
+from training.engine import Engine, Piece, ReadRange
+from training.processes import Processes
+
+
+class OneTensor(Engine):
+    """The smallest real engine state: one tensor of ten elements, of which this process holds a range."""
+
+    def __init__(self, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
+        self.processes = Processes(rank, world, torch.device("cpu"))
+        self.config = TrainingConfig(objective="sft", steps=1)
+        self.start, self.values = start, torch.arange(start, stop, dtype=torch.float32)
+
+    def pieces(self) -> Iterator[Piece]:
+        yield Piece("w", "weight", self.start, self.values)
+
+    def restore(self, read: ReadRange, steps_done: int) -> None:
+        self.values.copy_(read("w", "weight", self.start, self.start + len(self.values)))
+
+    def score(self, batch: object) -> Tensor:
+        raise NotImplementedError
+
+    learn = step = full_weights = score  # type: ignore[assignment]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    """The checkpoints of a run of one process."""
+    return Checkpoints(tmp_path / ".checkpoints", "a" * 64, 2, Processes(0, 1, torch.device("cpu")))
+
+
+def test_state_and_random_numbers_come_back(checkpoints: Checkpoints) -> None:
+    checkpoints.save(OneTensor(0, 10), Progress(step=7, tokens=99))
+    expected = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+    engine = OneTensor(0, 10)
+    engine.values.zero_()
+    assert checkpoints.load_newest(engine) == Progress(step=7, tokens=99)
+    assert engine.values.tolist() == list(range(10))
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == expected
+
+
+@pytest.mark.parametrize("parts", [[(0, 10)], [(0, 3), (3, 8), (8, 10)]])
+def test_any_division_reads_what_any_other_wrote(checkpoints: Checkpoints, parts: list[tuple[int, int]]) -> None:
+    from contextlib import ExitStack
+
+    from training.checkpoint import _range_reader, _write_share
+
+    checkpoints.folder.mkdir()
+    for rank, (start, stop) in enumerate([(0, 4), (4, 4), (4, 10)]):  # the second process holds nothing of it
+        _write_share(checkpoints.folder, rank, OneTensor(start, stop))
+    with ExitStack() as stack:
+        read = _range_reader(checkpoints.folder, stack, torch.device("cpu"))
+        for start, stop in parts:
+            assert read("w", "weight", start, stop).tolist() == list(range(start, stop))
+        with pytest.raises(GoldpathError, match="holds 1 of the 2 values"):
+            read("w", "weight", 9, 11)
+
+
+def test_another_fingerprint_is_refused(checkpoints: Checkpoints) -> None:
+    checkpoints.save(OneTensor(0, 10), Progress(step=1))
+    other = Checkpoints(checkpoints.folder, "b" * 64, 2, checkpoints.processes)
+    with pytest.raises(BadInput, match="belongs to another configuration"):
+        other.load_newest(OneTensor(0, 10))
+
+
+def test_no_whole_checkpoint_is_an_error_and_no_checkpoint_is_a_start(checkpoints: Checkpoints) -> None:
+    assert checkpoints.load_newest(OneTensor(0, 10)) == Progress()
+    checkpoints.save(OneTensor(0, 10), Progress(step=1))
+    (checkpoints.folder / "step-000001" / "rank-00000.json").write_text("{}")
+    with pytest.raises(GoldpathError, match=r"no checkpoint is whole. Fix: delete that folder"):
+        checkpoints.load_newest(OneTensor(0, 10))
+
+
+def test_a_write_that_was_cut_short_leaves_the_one_before(checkpoints: Checkpoints) -> None:
+    checkpoints.save(OneTensor(0, 10), Progress(step=1))
+    torn = checkpoints.folder / ".writing"
+    torn.mkdir()
+    (torn / "rank-00000.safetensors").write_bytes(b"half")
+    assert checkpoints.load_newest(OneTensor(0, 10)).step == 1
+    checkpoints.save(OneTensor(0, 10), Progress(step=2))
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-000001", "step-000002"]
+
+
+def test_the_newest_is_found_by_number_and_not_by_spelling(checkpoints: Checkpoints) -> None:
+    for step in (999_999, 1_000_000):
+        checkpoints.save(OneTensor(0, 10), Progress(step=step))
+    assert checkpoints.load_newest(OneTensor(0, 10)).step == 1_000_000
