@@ -140,7 +140,7 @@ class Services:
                 if process.poll() is not None:
                     self._give_up(name, f"ended with exit code {process.returncode} while it started")
                 elif responds(self.used[name]):
-                    self.report(f"{name} is up at {self.used[name].url} ({time.monotonic() - begin:.1f} s)")
+                    self.report(f"{name} is up at {self.used[name].url} ({time.time() - self.used[name].started:.1f} s)")
                     del starting[name]
                 elif time.monotonic() - begin > START_DEADLINE:
                     self._give_up(name, f"did not answer within {START_DEADLINE:.0f} s")
