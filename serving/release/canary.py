@@ -15,12 +15,13 @@ from serving.config import CanaryPolicy, Places
 from serving.metrics import Observation
 from serving.release.approval import address, require_approval
 from serving.release.gateway_client import GatewayClient, GatewaySilent
-from serving.release.judge import Judgement, Look, closing_requests, judge
+from serving.release.judge import closing_requests, judge
 from serving.release.ledger import Ledger, StaleHead
 from serving.release.probes import ProbeRun
 from serving.release.reconcile import desired_route, project_routes
 from serving.release.states import Event, History, Release, State
 from serving.release.traffic import StepTraffic
+from serving.release.verdict import Judgement, Look
 from serving.routes import ArmName, set_route
 
 POLL_SECONDS = 0.2

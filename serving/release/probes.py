@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lineage.errors import BadInput
 from serving.config import CanaryPolicy
 from serving.release.gateway_client import GatewayClient, GatewaySilent
-from serving.release.judge import Probe
+from serving.release.verdict import Probe
 from serving.routes import ArmName
 
 AT_ONCE = 3  # probes come on top of real traffic, so few at a time

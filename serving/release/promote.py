@@ -11,12 +11,12 @@ from serving.release.aliases import mirror_to_mlflow
 from serving.release.approval import require_approval
 from serving.release.canary import Canary, Report, TakenOver
 from serving.release.gateway_client import GatewayClient
-from serving.release.judge import Judgement
 from serving.release.ledger import Ledger
 from serving.release.probes import ProbeItem, ProbeRun
 from serving.release.reconcile import driving, project_routes
 from serving.release.states import Entry, Event, History, Release, State
 from serving.release.store import verify_stored
+from serving.release.verdict import Judgement
 
 ENDED = frozenset({State.CHAMPION, State.ROLLED_BACK})
 

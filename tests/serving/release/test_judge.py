@@ -9,7 +9,8 @@ import pytest
 
 from serving.config import CanaryPolicy
 from serving.metrics import Observation
-from serving.release.judge import Decision, Look, Probe, closing_requests, judge
+from serving.release.judge import closing_requests, judge
+from serving.release.verdict import Decision, Look, Probe
 from serving.routes import ArmName
 
 POLICY = CanaryPolicy()
