@@ -92,6 +92,7 @@ def test_openai_client_probes_and_errors(gateway: Running, routes_file: Path, bu
     assert gateway.http.post(CHAT, content=b"{").status_code == 400
 
 
+@pytest.mark.slow
 def test_hot_swaps_under_streams_fail_no_request(gateway: Running, routes_file: Path, bundle_a: Arm, bundle_b: Arm) -> None:
     set_route(routes_file, Route(model="m", token=0, stable=bundle_a))
     wait_ready(gateway, "stable")
