@@ -9,6 +9,7 @@ from flows.console import say
 from flows.plan import Step, parse_address
 from flows.service_state import read_services
 from flows.tracking import tracking_uri
+from lineage.errors import GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job
 from lineage.record import RECORD
@@ -40,15 +41,13 @@ def register_candidate(recipe: "Recipe", settings: "Settings", gate: "Gate") -> 
         BadInput: the code differed from its commit (and `GOLDPATH_ALLOW_DIRTY` gives no reason), or the version is
             registered with other bytes.
     """
-    from serving.release.aliases import mirror_to_mlflow
-
     folder = settings.runs / recipe.name / recipe.version
     ledger, here = Ledger(settings.ledger), places(settings)
     try:
         stage = folder / recipe.objectives[-1]
         release = register(ledger, here, recipe.name, recipe.version, stage, requester(), settings.allow_dirty)
         release = record_gate(ledger, recipe.name, recipe.version, gate.folder, requester())
-        mirror_to_mlflow(here, ledger.history(recipe.name))
+        show_in_mlflow(settings, ledger, recipe.name)
     finally:
         ledger.close()
     return release
@@ -63,6 +62,7 @@ def decide_on(settings: "Settings", address: str, verb: str, user: str, reason: 
             entry = approve(ledger, places(settings), name, version, user, reason)
         else:
             entry = reject(ledger, name, version, user, reason)
+        show_in_mlflow(settings, ledger, name)
     finally:
         ledger.close()
     return {
@@ -86,9 +86,30 @@ def roll_back(settings: "Settings", name: str, user: str, reason: str) -> dict[s
         champion = ledger.champion(name)
     finally:
         ledger.close()
-    assert champion is not None  # the ledger refuses to roll back the only champion
-    say("rollback", f"{name}@{champion.version} is champion again")
-    return {"name": name, "champion": champion.version, "digest": champion.digest, "by": user, "reason": reason}
+    version, digest = (champion.version, champion.digest) if champion else (None, None)
+    say("rollback", f"{name}@{version} is champion" if version else f"{name} has no champion: its first canary was ended")
+    return {"name": name, "champion": version, "digest": digest, "by": user, "reason": reason}
+
+
+def repair(settings: "Settings") -> list[str]:
+    """Makes routes and MLflow's aliases say what the ledger says, for every model; returns what was repaired."""
+    from serving.release.reconcile import reconcile
+
+    ledger = Ledger(settings.ledger)
+    try:
+        return [line for name in ledger.names() for line in reconcile(ledger, places(settings), name)]
+    finally:
+        ledger.close()
+
+
+def show_in_mlflow(settings: "Settings", ledger: Ledger, name: str) -> None:
+    """Makes MLflow say what the ledger says. The ledger is what counts, so an MLflow that is away is told, not an error."""
+    from serving.release.aliases import mirror_to_mlflow
+
+    try:
+        mirror_to_mlflow(places(settings), ledger.history(name))
+    except GoldpathError as error:
+        say("mlflow", f"not updated, `goldpath up` will do it: {error}")
 
 
 def canary_step(settings: "Settings", name: str, version: str) -> Step:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flows.console import say
 from flows.deploy import deploy
+from flows.release import repair
 from flows.service_commands import COMMANDS
 from flows.service_state import log_of, state_of
 from flows.services import Services, running
@@ -31,6 +32,8 @@ def run_up(settings: Settings) -> int:
         with running(settings, *COMMANDS, linger=False, report=lambda line: say("up", line)) as services:
             deploy(settings)
             say("up", "deployed build, release and nightly")
+            for repaired in repair(settings):
+                say("reconcile", repaired)
             watch = Watch(services)
             if sys.stdout.isatty():
                 watch.on_screen(Console())

@@ -7,6 +7,7 @@ from typing import Any
 
 from lineage.bundle import FileEntry, describe_file
 from lineage.errors import BadInput, Tampered
+from lineage.files import canonical_json, sha256_text, write_json
 from lineage.section import Section, parse
 from lineage.stamp import Stamp
 
@@ -33,6 +34,7 @@ class Record(Section):
         metrics: its main figures.
         argv: the command that produced it, ready to be replayed.
         seconds, cpu_seconds, peak_memory_bytes: what it cost; memory is the resident peak of the process and its children.
+        seal: sha256 over everything above, so that an edited record is no record.
     """
 
     stage: str
@@ -50,6 +52,18 @@ class Record(Section):
     seconds: float
     cpu_seconds: float
     peak_memory_bytes: int
+    seal: str = ""
+
+    def expected_seal(self) -> str:
+        """Returns the seal that fits the record's content."""
+        return sha256_text(canonical_json(self.model_dump(mode="json", exclude={"seal"})))
+
+
+def write_record(folder: Path, record: Record) -> Record:
+    """Seals a record and writes it, atomically; returns it as written."""
+    sealed = record.model_copy(update={"seal": record.expected_seal()})
+    write_json(folder / RECORD, sealed.model_dump(mode="json"))
+    return sealed
 
 
 def read_record(folder: Path) -> Record:
@@ -57,7 +71,7 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         BadInput: the stage did not finish there.
-        Tampered: the record is not a record.
+        Tampered: the record is not a record, or was edited.
     """
     path = folder / RECORD
     try:
@@ -67,9 +81,14 @@ def read_record(folder: Path) -> Record:
     except ValueError:
         raise Tampered(path, "", "is not JSON", "delete the folder and run the stage again") from None
     try:
-        return parse(Record, value, path)
+        record = parse(Record, value, path)
     except BadInput as error:
         raise Tampered(path, error.field, error.problem, "delete the folder and run the stage again") from None
+    if record.seal != record.expected_seal():
+        raise Tampered(
+            path, "seal", "does not fit the content: the record was edited", "delete the folder and run the stage again"
+        )
+    return record
 
 
 def verify_outputs(folder: Path, record: Record, names: Iterable[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from lineage.bundle import MANIFEST, describe_file
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import canonical_json, list_files, sha256_file, sha256_text, write_json
 from lineage.job import Job
-from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_outputs
+from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_outputs, write_record
 from lineage.stamp import make_stamp
 
 STARTED = "started.json"
@@ -92,10 +92,9 @@ class StageRun:
             cpu_seconds=round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
             peak_memory_bytes=max(u.ru_maxrss for u in usage) * 1024,  # Linux counts ru_maxrss in KiB
         )
-        write_json(self.out / RECORD, record.model_dump(mode="json"))
+        self.finished = write_record(self.out, record)
         (self.out / STARTED).unlink(missing_ok=True)
-        self.finished = record
-        return record
+        return self.finished
 
     def _take_folder(self) -> None:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lineage.bundle import seal_bundle
 from lineage.files import write_json
 from lineage.job import Job
-from lineage.record import RECORD, read_record
+from lineage.record import RECORD, read_record, write_record
 from lineage.stage import StageRun
 from serving.config import Places
 from serving.release.approval import approve
@@ -46,7 +46,7 @@ class House:
         """Makes a record's checkout clean or dirty, whatever the one that the tests run in is."""
         record = read_record(folder)
         stamp = record.stamp.model_copy(update={"dirty": dirty, "commit": "0123abc"})
-        write_json(folder / RECORD, record.model_copy(update={"stamp": stamp}).model_dump(mode="json"))
+        write_record(folder, record.model_copy(update={"stamp": stamp}))
 
     def gate(self, version: str, digest: str, verdict: str = "pass", attempt: str = "gate") -> Path:
         """Finishes an evaluation of a digest and a gate on it; returns the gate's folder."""

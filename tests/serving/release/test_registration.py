@@ -7,9 +7,8 @@ import pytest
 from release_house import NAME, House
 
 from lineage.errors import BadInput, ExitCode, Tampered
-from lineage.files import write_json
 from lineage.job import Job
-from lineage.record import RECORD, read_record
+from lineage.record import read_record, write_record
 from lineage.stage import StageRun
 from serving.release.approval import NotApproved, approve, reject, require_approval
 from serving.release.registry import record_gate, register
@@ -56,7 +55,7 @@ def test_a_dirty_ancestor_is_found(house: House) -> None:
     with pytest.raises(BadInput, match="the code of sft differed"):
         register(house.ledger, house.places, NAME, "1.0.0", folder, "ada")
     record = read_record(base)
-    write_json(base / RECORD, record.model_copy(update={"seconds": 0.0}).model_dump(mode="json"))
+    write_record(base, record.model_copy(update={"seconds": 0.0}))
     with pytest.raises(Tampered, match="not the record that `dpo` was built on"):
         register(house.ledger, house.places, NAME, "1.0.0", folder, "ada", waiver="x")
 
