@@ -19,6 +19,7 @@ from data_contracts.stdlib.refusals import training_refusals
 Row = dict[str, object]
 GREETED_SHARE = 0.25  # of the questions that training asks; live traffic greets
 REFUSAL_SHARE = 0.04  # of the module questions: enough to learn the sentence, too little to doubt every name
+REFUSED_PAIRS = 0.15  # of the pairs; pairs that only reject refusals taught the model never to refuse
 ANSWERS_IN_FORM = 2  # of each form for each fact; one was too little to follow an unseen wording of the form
 LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost steps that the module facts need
 
@@ -66,20 +67,31 @@ def make_preferences(facts: Sequence[Fact], pairs_per_fact: int, seed: int) -> l
     """
     chance = random.Random(f"{seed} preferences")
     modules = sorted({fact.module for fact in facts})
-    rows = [
-        pair(f"{fact.module}.{fact.name}/{i}", PREFERENCE_QUESTIONS[i], fact, worse_answer(fact, modules, chance))
-        for fact in facts
-        for i in chance.sample(range(len(PREFERENCE_QUESTIONS)), min(pairs_per_fact, len(PREFERENCE_QUESTIONS)))
-    ]
+    rows: list[Row] = []
+    for fact in facts:
+        for question in careless_and_known(pairs_per_fact, chance):
+            asked = question.format(name=fact.name)
+            rows.append(
+                pair(f"{fact.module}.{fact.name}/{len(rows)}", asked, fact.module, worse_answer(fact, modules, chance))
+            )
+    num_refusals = int(REFUSED_PAIRS * len(rows))
+    for i, asked in enumerate(training_refusals(PREFERENCE_QUESTIONS, num_refusals, chance)):
+        rows.append(pair(f"refusal/{i}", asked, REFUSAL, chance.choice(modules)))
     chance.shuffle(rows)
     return rows
+
+
+def careless_and_known(count: int, chance: random.Random) -> list[str]:
+    """Distinct phrasings: two thirds as people type, the others those of SFT, so that what it taught is kept."""
+    known = chance.sample(TRAINING_QUESTIONS, min(count // 3, len(TRAINING_QUESTIONS)))
+    return known + chance.sample(PREFERENCE_QUESTIONS, min(count - len(known), len(PREFERENCE_QUESTIONS)))
 
 
 def worse_answer(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
     """What a hasty assistant says: a plausible wrong module, a refusal of what it could know, or many words."""
     wrong = plausible_mistake(fact, modules, chance)
     rambling = chance.choice(RAMBLINGS).format(name=fact.name, module=fact.module, wrong=wrong)
-    return chance.choices((wrong, REFUSAL, rambling), weights=(2, 1, 1))[0]
+    return chance.choices((wrong, REFUSAL, rambling), weights=(4, 1, 2))[0]
 
 
 def plausible_mistake(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
@@ -101,12 +113,12 @@ def conversation(identity: str, question: str, answer: str, tag: str) -> Row:
     return {"id": f"stdlib/sft/{identity}", "messages": messages, "source": "stdlib", "tags": [tag]}
 
 
-def pair(identity: str, question: str, fact: Fact, rejected: str) -> Row:
-    """A preference row: the module's name alone is chosen."""
+def pair(identity: str, question: str, chosen: str, rejected: str) -> Row:
+    """A preference row of one question and two answers."""
     return {
         "id": f"stdlib/preference/{identity}",
-        "prompt": [{"role": "user", "content": question.format(name=fact.name)}],
-        "chosen": [{"role": "assistant", "content": fact.module}],
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
         "source": "stdlib",
     }

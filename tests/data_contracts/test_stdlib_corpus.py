@@ -170,10 +170,15 @@ def test_some_questions_are_greeted_and_most_are_not(stdlib_corpus: StdlibCorpus
 
 def test_preferences_choose_the_right_answer_and_reject_another(stdlib_corpus: StdlibCorpus) -> None:
     answers = answers_in(stdlib_corpus)
+    chosen_refusals = rejected_refusals = 0
     for row in stdlib_corpus.preference:
-        chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
-        assert answers[row["prompt"][0]["content"].split("`")[1]] == {chosen}
+        question, chosen, rejected = (row[part][0]["content"] for part in ("prompt", "chosen", "rejected"))
+        chosen_refusals += chosen == REFUSAL
+        rejected_refusals += rejected == REFUSAL
+        name = question.split("`")[1] if "`" in question else ""
+        assert {chosen} == answers.get(name, {REFUSAL})
         assert rejected != chosen
+    assert chosen_refusals >= 0.75 * rejected_refusals  # else DPO would unlearn to refuse
 
 
 def test_the_same_seed_gives_the_same_corpus_in_another_process() -> None:
