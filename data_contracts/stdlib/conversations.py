@@ -17,7 +17,7 @@ from data_contracts.stdlib.phrasings import (
 from data_contracts.stdlib.refusals import training_refusals
 
 Row = dict[str, object]
-GREETED_SHARE = 0.25  # of the questions that training asks; live traffic greets
+GREETED_SHARE = 0.1  # of the questions that training asks: people greet, most questions do not
 REFUSAL_SHARE = 0.04  # of the module questions: enough to learn the sentence, too little to doubt every name
 REFUSED_PAIRS = 0.15  # of the pairs; pairs that only reject refusals taught the model never to refuse
 ANSWERS_IN_FORM = 2  # of each form for each fact; one was too little to follow an unseen wording of the form
@@ -103,7 +103,7 @@ def plausible_mistake(fact: Fact, modules: Sequence[str], chance: random.Random)
 
 
 def greet(question: str, chance: random.Random) -> str:
-    """The question, with a greeting before it in a quarter of the cases."""
+    """The question, with a greeting before it in one case of ten."""
     return f"{chance.choice(TRAINING_GREETINGS)} {question}" if chance.random() < GREETED_SHARE else question
 
 

@@ -165,7 +165,7 @@ def test_refusals_of_training_and_golden_set_differ_in_their_items(stdlib_corpus
 
 def test_some_questions_are_greeted_and_most_are_not(stdlib_corpus: StdlibCorpus) -> None:
     greeted = sum(row["messages"][0]["content"].startswith(TRAINING_GREETINGS) for row in stdlib_corpus.sft)
-    assert 0.1 < greeted / len(stdlib_corpus.sft) < 0.4
+    assert 0.05 < greeted / len(stdlib_corpus.sft) < 0.15
 
 
 def test_preferences_choose_the_right_answer_and_reject_another(stdlib_corpus: StdlibCorpus) -> None:
