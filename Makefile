@@ -23,7 +23,7 @@ unexport PYTHONPATH PYTHONHOME
 
 # Tests never ask a hub, never touch a user's own servers or state, and leave one core to each of the two workers.
 TEST_ENVIRONMENT := env -u PREFECT_API_URL -u MLFLOW_TRACKING_URI -u GOLDPATH_HOME \
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: help demo test install .venv check bench up clean
 

@@ -69,8 +69,9 @@ def run_evaluation(settings: "Settings", model: str, suite: str, golden: Path | 
 
 def serve_bundle(settings: "Settings", model: str, port: int) -> int:
     """Becomes the endpoint of a bundle: the process that a person ends is the one that serves."""
-    bundle, _ = find_bundle(settings, model)
-    command = [sys.executable, "-m", "serving", "endpoint", "--bundle", str(bundle), "--port", str(port)]
+    bundle, address = find_bundle(settings, model)
+    name = ["--model", address.partition("@")[0]]
+    command = [sys.executable, "-m", "serving", "endpoint", "--bundle", str(bundle), "--port", str(port), *name]
     sys.stdout.flush()
     os.execv(sys.executable, command)
 
