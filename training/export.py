@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lineage.bundle import seal_bundle
@@ -90,7 +90,10 @@ def save_bundle(model: "PreTrainedModel", vocabulary: Vocabulary, card: str, fol
 
 def _save_weights(model: "PreTrainedModel", folder: Path) -> None:
     """Writes what `save_pretrained` writes for a whole model, without importing DeepSpeed (1.5 s) on the way."""
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})  # tied weights are written once
+    named = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}  # tied weights once
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in named.values()}
+    # One entry only: safetensors writes metadata in random order, and equal runs must give equal bytes.
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
