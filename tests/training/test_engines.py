@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import ROOT, TINY_MODEL, Command
+from tiny_training import ROOT, TINY_MODEL, Command, wait_until
 
 ENGINES = ("ddp", "fsdp2", "zero3")
 TRAINING = {"steps": 8, "checkpoint_every": 4, "accumulation": 2, "learning_rate": 3e-3}
@@ -123,6 +123,31 @@ def test_an_error_on_the_first_rank_ends_all(alone: tuple[Command, Path], tmp_pa
     assert code == 1  # torchrun's own
     assert f"error: {out}: cannot be written" in errors
     assert f"rank 1: {out}: cannot be written" in errors
+
+
+@pytest.mark.slow
+def test_ending_torchrun_politely_saves_a_checkpoint_that_all_continue_from(
+    alone: tuple[Command, Path], tmp_path: Path
+) -> None:
+    command, _ = alone
+    options = {"steps": 400, "checkpoint_every": 0, "log_every": 50, "validation_rows": 1}
+    job = command.job("pretrain", resources={"processes": 2, "engine": "fsdp2", "device": "cpu"}, **options)
+    process = command.start(job, tmp_path / "out", processes=2)
+    history_file = tmp_path / "out" / "history.jsonl"
+    wait_until(lambda: process.poll() is not None or (history_file.exists() and "tokens" in history_file.read_text()), 120)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (checkpoint,) = (tmp_path / "out" / ".checkpoints").glob("step-*")
+    assert sorted(path.name for path in checkpoint.glob("*.safetensors")) == [
+        "rank-00000.safetensors",
+        "rank-00001.safetensors",
+    ]
+    assert "ended by SIGTERM; run the same command again to continue" in errors
+    code, said, errors = command.run(job, tmp_path / "out", processes=2)
+    assert code == 0, errors
+    assert f"continuing from {checkpoint.name}" in errors
+    assert said["metrics"]["steps"] == 400
 
 
 def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
