@@ -28,6 +28,8 @@ OFFLINE_AND_QUIET = {
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    # Threads that wait for each other sleep: spinning is ruinous where a server shares the cores, and gains little else.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 # What decides a score besides model, items and task files: the versions that compute, and our own code around them.
 LIBRARIES = ("lm_eval", "transformers", "tokenizers", "torch")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineage.errors import BadInput
-from lineage.files import write_atomic
 from lineage.section import Section, parse
 
 if TYPE_CHECKING:
@@ -86,28 +85,36 @@ def measure_all(samples: Iterable[Sample]) -> dict[str, Measured]:
     return {name: measure(found) for name, found in by_metric.items()}
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Writes samples as JSON lines, atomically."""
+def dump_samples(samples: Iterable[Sample]) -> str:
+    """Returns samples as JSON lines."""
     rows = (json.dumps(sample.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) for sample in samples)
-    write_atomic(path, "".join(row + "\n" for row in rows))
+    return "".join(row + "\n" for row in rows)
+
+
+def parse_samples(text: str, where: Path) -> list[Sample]:
+    """Reads JSON lines.
+
+    Raises:
+        BadInput: a line is no sample.
+    """
+    samples = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                raise BadInput(where, f"line {number}", "is not JSON", "run the evaluate stage again") from None
+            samples.append(parse(Sample, value, where, f"line {number}"))
+    return samples
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Reads samples.
+    """Reads a file of samples.
 
     Raises:
         BadInput: the file is missing or a line is no sample.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        return parse_samples(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise BadInput(path, "", f"cannot be read ({error.strerror})", "run the evaluate stage again") from None
-    samples = []
-    for number, line in enumerate(lines, start=1):
-        if line:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                raise BadInput(path, f"line {number}", "is not JSON", "run the evaluate stage again") from None
-            samples.append(parse(Sample, value, path, f"line {number}"))
-    return samples

@@ -117,7 +117,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
     )
     saved = {"untrained": _save(model, tokenizer, folder / "untrained")}
-    for name, steps in (("halfway", 60), ("trained", 240)):
+    for name, steps in (("halfway", 50), ("trained", 100)):
         _fit(model, tokenizer, steps)
         saved[name] = _save(model, tokenizer, folder / name)
     return saved

@@ -63,9 +63,49 @@ def test_same_bundle_twice_is_scored_once(
 ) -> None:
     parents = {"data": golden_data, "sft": bundles["trained"], "candidate": bundles["trained"]}
     run_evaluate(write_job("evaluate", {}, parents), tmp_path / "out")
-    assert "the same bundle" in capsys.readouterr().err
+    assert "evaluate: candidate: these very bytes were scored before" in capsys.readouterr().err
     sft, candidate = ((tmp_path / f"out/samples/{label}.jsonl").read_bytes() for label in ("sft", "candidate"))
     assert sft == candidate
+
+
+def test_cache_is_used_and_a_changed_one_is_not(
+    write_job: WriteJob,
+    bundles: dict[str, Path],
+    golden_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GOLDPATH_HOME", str(tmp_path / "home"))
+    parents = {"data": golden_data, "candidate": bundles["trained"]}
+    job = write_job("evaluate", {}, parents, resources={"reuse_samples": True})
+
+    def is_reused(path: Path, name: str) -> bool:
+        run_evaluate(path, tmp_path / name)
+        return "reused" in capsys.readouterr().err
+
+    assert not is_reused(job, "first")
+    assert is_reused(job, "second")
+    assert not is_reused(write_job("evaluate", {}, parents), "asked-again")
+    (kept,) = (tmp_path / "home/cache/samples").iterdir()
+    kept.write_text(kept.read_text().replace('"score": 1.0', '"score": 0.0', 1))
+    assert not is_reused(job, "changed")
+    assert not is_reused(write_job("evaluate", {"batch_size": 8}, parents, resources={"reuse_samples": True}), "other")
+    for name in ("second", "asked-again", "changed"):
+        assert (tmp_path / name / "scores.json").read_bytes() == (tmp_path / "first/scores.json").read_bytes()
+
+
+def test_own_suite_asks_only_its_tasks(
+    write_job: WriteJob, bundles: dict[str, Path], golden_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\ntasks: [choice]\n")
+    job = write_job(
+        "evaluate", {"suite": str(tmp_path / "mine.yaml")}, {"data": golden_data, "candidate": bundles["trained"]}
+    )
+    record = run_evaluate(job, tmp_path / "out")
+    assert list(record.metrics) == ["choice.accuracy"]
+    assert json.loads((tmp_path / "out/scores.json").read_text())["suite"] == "mine"
+    assert "suite/mine.yaml" in record.inputs
 
 
 def test_gate_against_champion_passes_and_fails(write_job: WriteJob, evaluations: dict[str, Path], tmp_path: Path) -> None:
