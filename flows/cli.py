@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ def cli() -> None:
     State lives under GOLDPATH_HOME (default: .goldpath). `goldpath demo` shows the whole path.
     """
     switch_off_telemetry()
+    # stdout is for data alone: what libraries print (MLflow prints links) goes where progress goes.
+    click.get_current_context().with_resource(redirect_stdout(sys.stderr))
 
 
 @cli.command()
@@ -195,11 +198,11 @@ def settings() -> "Settings":
 def emit(data: Any, as_json: bool, render: Callable[[Any], Any]) -> int:
     """Prints a result on stdout: JSON for programs, or what `render` makes of it for people."""
     if as_json:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str), file=sys.__stdout__)
     else:
         from rich.console import Console
 
-        Console().print(render(data))
+        Console(file=sys.__stdout__).print(render(data))
     return ExitCode.OK
 
 

@@ -42,6 +42,7 @@ STAGE_ENVIRONMENT = {
     # The stages' own bars and lines are for people; the libraries' are not.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }

@@ -103,6 +103,7 @@ def flow_servers(settings: "Settings", *more: str) -> Iterator[None]:
     with running(settings, "prefect", *more, report=lambda line: say("services", line)):
         # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
         try:
             yield

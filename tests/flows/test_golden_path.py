@@ -6,6 +6,7 @@ killed and continued, reused, registered, approved, released over HTTP, rolled b
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from flows.report import write_report
 from flows.services import running
 from flows.settings import Settings
 from flows.traffic import Traffic
@@ -255,6 +257,14 @@ def test_a_second_version_reuses_goes_through_four_steps_and_can_be_rolled_back(
     back = goldpath("rollback", "tiny")
     assert back["champion"] == "1"
     assert back["digest"] == first["digest"]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(champion, first, place):
+    page = write_report(Settings(home=place / "home"), "tiny", ["1"], place / "report.html").read_text()
+    assert page.count("<svg") >= 7  # losses, four metrics, funnel, canary
+    assert first["digest"] in page
+    assert "untrained" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
 
 
 def test_mlflow_shows_runs_and_aliases(champion, servers):
