@@ -172,7 +172,7 @@ class DdpEngine(SingleEngine):
     def place(self) -> nn.Module:
         device = self.processes.device
         return nn.parallel.DistributedDataParallel(
-            self.scorer, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            self.scorer, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:

@@ -16,7 +16,7 @@ from training.config import Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.loop import Loop
-from training.model import Vocabulary, build_model, count_parameters
+from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.scoring import Scorer
@@ -58,6 +58,7 @@ def train_stage(
         )
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
+    plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
     engine = make_engine(resources.engine, scorer, training, processes)
     objectives = _objectives(engine, train, validation)
     checkpoints = Checkpoints(out / FOLDER, fingerprint, training.keep_checkpoints, processes)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ class Zero3Engine(Engine):
 
         # Its shared-memory all-reduce for CPUs is compiled on first use, for up to 90 s with gcc; gloo needs no compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # DeepSpeed still calls torch.distributed by names that torch calls deprecated, twice a layer and step.
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         deepspeed.init_distributed("nccl" if processes.device.type == "cuda" else "gloo", auto_mpi_discovery=False)
         self.trained = {name: p for name, p in scorer.named_parameters() if p.requires_grad}

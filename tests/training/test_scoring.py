@@ -27,7 +27,11 @@ def scorer(packed_data: Path) -> Scorer:
     return Scorer(model)
 
 
-def test_no_document_sees_its_neighbours_in_the_row(scorer: Scorer, packed_rows: Callable[..., PackedRows]) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_no_document_sees_its_neighbours_in_the_row(
+    scorer: Scorer, packed_rows: Callable[..., PackedRows], attention: str
+) -> None:
+    scorer.model.set_attn_implementation(attention)
     batch = packed_rows("pretrain").batch([0, 3])
     scores = scorer(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
     alone = []
