@@ -113,7 +113,7 @@ def _check_champion(rule: MetricRule, mine: Measured, theirs: Measured, policy: 
     better, worse = (mine, theirs) if rule.direction == "higher" else (theirs, mine)
     found = estimate_difference(better.scores, worse.scores, mine.weights, mine.clusters, levels)
     outcome, said = _decide(found.low > -rule.margin, found.high < -rule.margin, found, policy)
-    figures = f"{mine.value:.3f} against the champion's {theirs.value:.3f}, better by {found.value:+.3f}"
+    figures = f"{mine.value:.3f} against the champion's {theirs.value:.3f}, improvement {found.value:+.3f}"
     reason = f"{figures} [{found.low:+.3f}, {found.high:+.3f}], at most {rule.margin:.3f} worse is allowed: {said}"
     return _make_check(rule, "champion", outcome, reason, -rule.margin, found, mine, theirs)
 

@@ -52,7 +52,7 @@ def harness_fingerprint(suite: Suite, config: EvaluationConfig) -> Harness:
     here = Path(__file__).parent
     code = hashlib.sha256("".join(sha256_file(here / name) for name in CODE).encode()).hexdigest()
     return {
-        **{library: version(library) for library in LIBRARIES},
+        **{library: version(library).partition("+")[0] for library in LIBRARIES},  # `2.13.0+cpu` names a device
         "dtype": config.dtype,
         "batch_size": config.batch_size,
         "code": code,
