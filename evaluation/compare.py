@@ -63,23 +63,22 @@ def estimate_difference(
 
     Two models that agree on every item of a small set leave the bootstrap nothing to resample: its interval would be a
     single point, as if the set were infinite. For right-or-wrong scores, clusters of average size are therefore added
-    while resampling: one won and one lost, as Bonett & Price (2012) add them to the closed-form interval, and one more
-    against what the bound would prove, because rare losses are skewed (simulated in tests/evaluation/test_compare.py).
+    while resampling: one won and one lost, as Bonett & Price (2012) add them to the closed-form interval. The lower bound
+    gets a second lost one: where losses are rare their skew makes it too high (simulated in test_compare.py).
 
     Args:
         first, second, weights: (items,), finite, the same items in the same order.
         clusters: (items,), numbered from 0.
     """
-
     differences = first - second
     value = float((differences * weights).sum() / weights.sum())
     sums, sizes = _per_cluster(differences, weights, clusters)
-    against_low: Sequence[float] = ()
-    against_high: Sequence[float] = ()
+    added_low: Sequence[float] = ()
+    added_high: Sequence[float] = ()
     if _is_proportion(first, weights) and _is_proportion(second, weights):
-        against_low, against_high = (1.0, -1.0, -1.0), (-1.0, 1.0, 1.0)
-    low, _ = _bootstrap_bounds(*_with_clusters(sums, sizes, against_low), levels)
-    _, high = _bootstrap_bounds(*_with_clusters(sums, sizes, against_high), levels)
+        added_low, added_high = (1.0, -1.0, -1.0), (1.0, -1.0)
+    low, _ = _bootstrap_bounds(*_with_clusters(sums, sizes, added_low), levels)
+    _, high = _bootstrap_bounds(*_with_clusters(sums, sizes, added_high), levels)
     return Estimate(value, min(low, value), max(high, value), len(differences), len(sizes))
 
 
