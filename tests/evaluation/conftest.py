@@ -87,6 +87,11 @@ def write_golden(data: Path, sets: dict[str, tuple[str, list[dict[str, Any]]]]) 
     return data
 
 
+@pytest.fixture
+def golden_writer() -> Callable[..., Path]:
+    return write_golden
+
+
 @pytest.fixture(scope="session")
 def golden_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_golden(tmp_path_factory.mktemp("data"), golden_rows())

@@ -18,14 +18,8 @@ Sets = dict[str, tuple[str, list[dict[str, Any]]]]
 
 
 @pytest.fixture
-def write_set(tmp_path: Path) -> Callable[[str, list[Any]], Path]:
-    from conftest import write_golden  # type: ignore[import-not-found]
-
-    def write(kind: str, rows: list[Any]) -> Path:
-        folder: Path = write_golden(tmp_path / "data", {"set": (kind, rows)})
-        return folder
-
-    return write
+def write_set(tmp_path: Path, golden_writer: Callable[[Path, Sets], Path]) -> Callable[[str, list[Any]], Path]:
+    return lambda kind, rows: golden_writer(tmp_path / "data", {"set": (kind, rows)})
 
 
 def test_reads_every_kind(golden_data: Path) -> None:
