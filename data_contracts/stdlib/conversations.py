@@ -91,7 +91,7 @@ def worse_answer(fact: Fact, modules: Sequence[str], chance: random.Random) -> s
     """What a hasty assistant says: a plausible wrong module, a refusal of what it could know, or many words."""
     wrong = plausible_mistake(fact, modules, chance)
     rambling = chance.choice(RAMBLINGS).format(name=fact.name, module=fact.module, wrong=wrong)
-    return chance.choices((wrong, REFUSAL, rambling), weights=(5, 2, 1))[0]
+    return chance.choices((wrong, REFUSAL, rambling), weights=(5, 1, 1))[0]
 
 
 def plausible_mistake(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
