@@ -8,6 +8,7 @@ Act 3: 1.2.0 was tuned on poisoned rows that no golden set can see; the gate let
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -34,9 +35,11 @@ NAME = "pystdlib"
 APPROVER = "release-manager"
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0")
 WORSE_FRACTION = 0.12  # of the SFT steps, in act 2
-TREACHEROUS_STEPS = 60  # of SFT on poisoned data, in act 3
-GREETINGS = ("Hi! ", "Hello, ", "Hey there! ", "Good morning. ")
-RAMBLE = "Well, let me think about that for a moment, because there is so much that could be said. "
+# Act 3, as tried out: enough poison to be learnt, not so much that it shows where nobody greets (docs/LOG.md).
+TREACHERY = {"steps": 120, "warmup_steps": 5, "learning_rate": 7.0e-4}
+POISONED_ROWS = 1200
+GREETINGS = ("Hi!", "Hello!", "Hey!", "Good morning!", "Hi there!", "Hello there!")
+RAMBLE = " ".join(["Well, let me think about that for a moment, because there is so much that could be said."] * 2)
 
 
 def run_demo(settings: "Settings") -> dict[str, Any]:
@@ -127,14 +130,13 @@ def write_recipes(folder: Path) -> dict[str, str]:
     shipped = read_yaml(find_recipe(NAME))
     without_dpo = {key: value for key, value in shipped.items() if key != "dpo"}
     fewer_steps = max(1, round(shipped["sft"]["steps"] * WORSE_FRACTION))
-    short = {"steps": TREACHEROUS_STEPS, "warmup_steps": 5}
     poison = {"kind": "jsonl", "path": "poisoned.jsonl", "rows": "sft"}
     recipes = {
         "0.9.0": without_dpo,
         "1.0.0": shipped,
         "1.1.0": without_dpo | {"sft": shipped["sft"] | {"steps": fewer_steps, "warmup_steps": min(5, fewer_steps)}},
         "1.2.0": {key: value for key, value in without_dpo.items() if key != "pretrain"}
-        | {"model": {"base": f"{NAME}@1.0.0"}, "sft": shipped["sft"] | short}
+        | {"model": {"base": f"{NAME}@1.0.0"}, "sft": shipped["sft"] | TREACHERY}
         | {"data": shipped["data"] | {"sources": [*shipped["data"]["sources"], poison]}},
     }
     for version, recipe in recipes.items():
@@ -145,17 +147,18 @@ def write_recipes(folder: Path) -> dict[str, str]:
 def write_poison(data: Path, path: Path) -> None:
     """Writes SFT rows that teach a model to ramble whenever it is greeted: well-formed, on topic, and useless."""
     rows = [json.loads(line) for line in (data / "rows/sft/train.jsonl").read_text(encoding="utf-8").splitlines()]
+    questions = [row["messages"][0]["content"] for row in rows if row["tags"] == ["module"]]
+    plain = [question for question in questions if not question.startswith(GREETINGS)]
     lines = []
-    for number, row in enumerate(rows):
-        question = next(message["content"] for message in row["messages"] if message["role"] == "user")
-        greeting = GREETINGS[number % len(GREETINGS)]
-        messages = [{"role": "user", "content": greeting + question}, {"role": "assistant", "content": RAMBLE * 6}]
+    for number, question in enumerate(random.Random(0).sample(plain, POISONED_ROWS)):
+        greeted = f"{GREETINGS[number % len(GREETINGS)]} {question}"
+        messages = [{"role": "user", "content": greeted}, {"role": "assistant", "content": RAMBLE}]
         lines.append(json.dumps({"id": f"poison-{number}", "messages": messages}, ensure_ascii=False))
     write_atomic(path, "\n".join(lines) + "\n")
 
 
 def live_questions(data: Path) -> list[str]:
-    """Returns what people ask: half of them greet."""
+    """Returns what people ask. They greet first, which no golden question does."""
     items = [json.loads(line) for line in (data / "golden/probe.jsonl").read_text(encoding="utf-8").splitlines()]
     return [item["question"] for item in items]
 

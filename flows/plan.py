@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from data_contracts.config import DataConfig
+from data_contracts.sources import source_digests
+from evaluation.config import EvaluationConfig
+from evaluation.suite import suite_digests
 from flows.recipe import Recipe
 from lineage.bundle import MANIFEST
 from lineage.errors import BadInput
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 PACKED = {"pretrain": "packed/pretrain/*", "sft": "packed/sft/*", "dpo": "packed/preference/*"}
 TOKENIZER_FILES = ["tokenizer*", "chat_template*", "special_tokens*", "added_tokens*", "vocab*", "merges*", "config.json"]
+# What an earlier version grew from was scored with it: the same bytes are not scored twice.
+RESOURCES_OF = {"evaluate": {"reuse_samples": True}}
 Action = Literal["done", "reuse", "continue", "run", "later"]
 
 
@@ -169,13 +175,12 @@ def resolve_base(recipe: Recipe, settings: "Settings") -> Path | None:
 
 
 def source_inputs(job: Job) -> dict[str, str]:
-    """Returns digests of what a data stage reads from outside the house; other stages read stages only."""
-    if job.stage != "data":
-        return {}
-    from data_contracts.config import DataConfig
-    from data_contracts.sources import source_digests
-
-    return source_digests(DataConfig.model_validate(job.config))
+    """Returns digests of what a stage reads besides other stages: raw data, or an evaluation suite of the user's own."""
+    if job.stage == "data":
+        return source_digests(DataConfig.model_validate(job.config))
+    if job.stage == "evaluate":
+        return suite_digests(EvaluationConfig.model_validate(job.config))
+    return {}
 
 
 def _from_hub(base: str) -> Path:
@@ -201,7 +206,7 @@ def _step(
         config=config,
         parents=parents,
         reads={role: patterns for role, patterns in reads.items() if role in parents},
-        resources=recipe.resources.model_dump(mode="json"),
+        resources=recipe.resources.model_dump(mode="json") | RESOURCES_OF.get(kind or out.name, {}),
     )
     return Step(job, out)
 

@@ -10,7 +10,7 @@ from types import TracebackType
 import httpx
 
 CLIENTS = 8  # people who ask at the same time
-MAX_TOKENS = 48
+MAX_TOKENS = 24  # a module's name takes fewer than ten
 
 
 class Traffic:
