@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import Row, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 from sqlalchemy.pool import NullPool
 
 from lineage.errors import BadInput, GoldpathError, Tampered
@@ -38,6 +38,8 @@ from serving.release.states import Entry, Event, History, Release, follow
 
 GENESIS = "0" * 64
 LOCK_SECONDS = 30
+# Taken before the head is read: under READ COMMITTED another append would commit between the read and the write.
+WRITE_LOCKS = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "LOCK TABLE release_ledger IN EXCLUSIVE MODE"}
 ATTEMPTS = 20  # appends of other models may take the next seq first; each attempt loses to one that succeeded
 
 TABLES = MetaData()
@@ -88,7 +90,7 @@ class Ledger:
         try:
             self._engine = _open(url)
             TABLES.create_all(self._engine)
-        except (ArgumentError, OperationalError, OSError) as error:
+        except (ArgumentError, DatabaseError, OSError) as error:
             problem = str(getattr(error, "orig", error))
             raise BadInput(
                 "ledger", url, f"cannot be opened ({problem})", "give a database URL that you may write"
@@ -205,8 +207,8 @@ class Ledger:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._engine.connect() as connection, connection.begin():
-            if self._engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # takes the write lock before the head is read
+            if lock := WRITE_LOCKS.get(self._engine.dialect.name):
+                connection.exec_driver_sql(lock)
             yield connection
 
 
