@@ -34,7 +34,7 @@ demo: .venv ## From raw text to champion, with a candidate stopped and one rolle
 	@$(BIN)/goldpath demo
 
 test: .venv check ## Run every check and every test, offline (what CI runs)
-	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest --quiet
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest --quiet -n 2 --dist loadfile
 
 install: .venv ## Make the virtual environment alone
 
