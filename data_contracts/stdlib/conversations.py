@@ -20,8 +20,8 @@ Row = dict[str, object]
 GREETED_SHARE = 0.1  # of the questions that training asks: people greet, most questions do not
 REFUSAL_SHARE = 0.04  # of the module questions: enough to learn the sentence, too little to doubt every name
 REFUSED_PAIRS = 0.15  # of the pairs; pairs that only reject refusals taught the model never to refuse
-ANSWERS_IN_FORM = 2  # of each form for each fact; one was too little to follow an unseen wording of the form
-LONGEST_ANSWER = 70  # characters of a signature or summary; longer ones cost steps that the module facts need
+ANSWERS_IN_FORM = 1  # of each form for each fact; two took a third of the learning from the module facts
+LONGEST_ANSWER = 50  # characters of a signature or summary; longer ones cost steps that the module facts need
 
 
 def make_conversations(facts: Sequence[Fact], questions_per_fact: int, seed: int) -> list[Row]:
@@ -69,7 +69,7 @@ def make_preferences(facts: Sequence[Fact], pairs_per_fact: int, seed: int) -> l
     modules = sorted({fact.module for fact in facts})
     rows: list[Row] = []
     for fact in facts:
-        for question in careless_and_known(pairs_per_fact, chance):
+        for question in chance.sample(PREFERENCE_QUESTIONS, min(pairs_per_fact, len(PREFERENCE_QUESTIONS))):
             asked = question.format(name=fact.name)
             rows.append(
                 pair(f"{fact.module}.{fact.name}/{len(rows)}", asked, fact.module, worse_answer(fact, modules, chance))
@@ -79,12 +79,6 @@ def make_preferences(facts: Sequence[Fact], pairs_per_fact: int, seed: int) -> l
         rows.append(pair(f"refusal/{i}", asked, REFUSAL, chance.choice(modules)))
     chance.shuffle(rows)
     return rows
-
-
-def careless_and_known(count: int, chance: random.Random) -> list[str]:
-    """Distinct phrasings: two thirds as people type, the others those of SFT, so that what it taught is kept."""
-    known = chance.sample(TRAINING_QUESTIONS, min(count // 3, len(TRAINING_QUESTIONS)))
-    return known + chance.sample(PREFERENCE_QUESTIONS, min(count - len(known), len(PREFERENCE_QUESTIONS)))
 
 
 def worse_answer(fact: Fact, modules: Sequence[str], chance: random.Random) -> str:
