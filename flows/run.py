@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,11 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     from flows.recipe import load_recipe
 
     name = load_recipe(recipe, version).name  # a typo is told at once, before any server starts
-    prepare_experiment(settings, name)
-    with flow_servers(settings):
+    # Prefect's server takes seconds to start; MLflow's import and its first migrations take as long. Both at once.
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,
+        flow_servers(settings, meanwhile=pool.submit(prepare_experiment, settings, name)),
+    ):
         from flows.build_flow import build_flow
 
         return _outcome(build_flow(recipe, version, only, return_state=True))
@@ -94,13 +98,15 @@ def find_bundle(settings: "Settings", model: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def flow_servers(settings: "Settings", *more: str) -> Iterator[None]:
+def flow_servers(settings: "Settings", *more: str, meanwhile: "Future[None] | None" = None) -> Iterator[None]:
     """Runs a Prefect server (and what else is named), and points MLflow clients to the live server or to its database.
 
     Goldpath's MLflow server and a client that opens its database directly see the same runs: a build does not have to
     wait for a server that only people who look need.
     """
     with running(settings, "prefect", *more, report=lambda line: say("services", line)):
+        if meanwhile:
+            meanwhile.result()
         # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
