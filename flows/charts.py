@@ -64,26 +64,33 @@ def funnel_bars(kinds: Mapping[str, Mapping[str, int]]) -> str:
     axis.set_yticks(range(len(kinds)), [f"{kind} ({counts['rows_in']:,} in)" for kind, counts in kinds.items()])
     axis.invert_yaxis()
     axis.set(xlabel="% of rows in", xlim=(0, 100))
-    _legend(axis)
+    axis.legend(frameon=False, labelcolor=INK, fontsize=8, ncol=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure, "Data funnel: where the rows of each kind went")
 
 
-def canary_timeline(title: str, steps: Sequence[Mapping[str, Any]]) -> str:
-    """Draws a canary: intended weight as steps, and the share of bad answers of both arms at each look.
+def canary_timeline(title: str, events: Sequence[Mapping[str, Any]]) -> str:
+    """Draws a canary: its weight over time, and the share of bad answers of both arms at each look.
 
     Args:
-        steps: per look `seconds` since the start, `weight` (%), `canary_bad` and `stable_bad` (%, None where unknown).
+        events: of the canary's timeline, in order: `event` and `seconds`; a `step` has its `weight` (%), a `look` has
+            `canary_bad` and `stable_bad` (%, None where unknown).
     """
     figure, (axis,) = _panels(1, height=2.4)
-    seconds = [step["seconds"] for step in steps]
-    axis.step(seconds, [step["weight"] for step in steps], where="post", color=COLOURS[0], label="weight of the canary")
+    ended = {"promoted": 100.0, "rolled_back": 0.0}
+    weights = [(0.0, 0.0)]
+    for event in events:
+        weight = event.get("weight") if event["event"] == "step" else ended.get(event["event"])
+        if weight is not None:
+            weights.append((event["seconds"], weight))
+    weights.append((weights[-1][0] + 1.0, weights[-1][1]))  # so that the last step has a length
+    axis.step(*zip(*weights, strict=True), where="post", color=COLOURS[0], label="weight of the canary")
+    looks = [event for event in events if event["event"] == "look"]
     for arm, colour in (("canary_bad", COLOURS[4]), ("stable_bad", COLOURS[2])):
-        points = [(step["seconds"], step[arm]) for step in steps if step.get(arm) is not None]
-        if points:
+        if points := [(look["seconds"], look[arm]) for look in looks if look.get(arm) is not None]:
             axis.plot(
                 *zip(*points, strict=True), "o--", color=colour, markersize=4, label=arm.replace("_bad", ": bad answers")
             )
-    axis.set(title=title, xlabel="seconds", ylabel="%", ylim=(-3, 103))
+    axis.set(title=title, xlabel="seconds", ylabel="%", ylim=(-4, 104))
     _legend(axis)
     return _svg(figure, f"Canary timeline of {title}")
 

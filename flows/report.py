@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report.html")
 STAGE_ORDER = ("data", "pretrain", "sft", "dpo", "evaluate", "gate", "canary")
 MAIN_FIGURE = {  # what a person asks of a stage first
-    "data": ("pretrain_tokens", "rows_kept"),
+    "data": ("tokens_pretrain", "tokens_sft"),
     "pretrain": ("validation_loss",),
     "sft": ("validation_loss",),
     "dpo": ("preference_accuracy", "validation_loss"),
     "evaluate": ("closed_book.exact_match",),
-    "gate": ("verdict",),
-    "canary": ("verdict",),
+    "gate": ("closed_book.exact_match/champion", "closed_book.exact_match/floor"),
+    "canary": ("weight",),
 }
 
 
@@ -80,7 +80,7 @@ def main_figure(record: Record) -> str:
         before = record.metrics.get(f"{name}_before")
         if isinstance(value, float):
             return f"{name} {before:.3g} → {value:.3g}" if isinstance(before, float) else f"{name} {value:.3g}"
-        if value is not None and name != "verdict":
+        if value is not None:
             return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
     return ""
 
@@ -106,8 +106,7 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
                 found["gate_report"] = os.path.relpath(path / "report.html", page_folder)
             case "canary":
                 title = f"{record.name}@{record.version}: {record.metrics.get('verdict')}"
-                if looks := _looks(path / "timeline.jsonl"):
-                    found["canaries"].append(canary_timeline(title, looks))
+                found["canaries"].append(canary_timeline(title, _json_lines(path / "timeline.jsonl")))
     if histories:
         found["curves"] = loss_curves(histories)
     return found
@@ -120,11 +119,6 @@ def _by_metric(models: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]
         for metric, score in model["metrics"].items():
             metrics.setdefault(metric, {})[label] = score
     return metrics
-
-
-def _looks(path: Path) -> list[dict[str, Any]]:
-    """Returns the judge's looks at a canary: seconds, weight, and both arms' share of bad answers in percent."""
-    return [row for row in _json_lines(path) if row.get("event") == "look"]
 
 
 def _json(path: Path) -> dict[str, Any]:
