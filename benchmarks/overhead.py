@@ -31,11 +31,12 @@ from lineage.stamp import code_state
 
 RECIPE = Path(__file__).with_name("small.yaml")
 GOLDPATH = str(Path(sys.executable).with_name("goldpath"))
-STAGES = ("data", "pretrain", "sft", "evaluate", "gate")
+STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "gate")
 RATIO_LIMIT = 1.10
 HELP_LIMIT = 0.3  # seconds
 HELP_RUNS = 20
-NUM_WORDS, NUM_DOCUMENTS, WORDS_PER_DOCUMENT, NUM_GOLDEN = 600, 400, 120, 40
+NUM_WORDS, NUM_SHELVES, NUM_DOCUMENTS, WORDS_PER_DOCUMENT, NUM_GOLDEN = 600, 40, 400, 120, 40
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 def main() -> None:
@@ -117,7 +118,7 @@ def write_recipe(folder: Path, number: int) -> str:
     """Writes the recipe of one round: another version with other seeds."""
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     recipe["version"] = version(number)
-    for section in ("data", "pretrain", "sft"):
+    for section in ("data", "pretrain", "sft", "dpo"):
         recipe[section]["seed"] = number
     path = folder / f"{number}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -132,50 +133,41 @@ def version(number: int) -> str:
 def write_corpus(folder: Path) -> None:
     """Writes rows about an invented store room: what lies on which shelf."""
     chance = random.Random(0)
-    words = sorted(
-        {"".join(chance.choices("bdfgklmnprst", k=1) + chance.choices(SYLLABLES, k=2)) for _ in range(NUM_WORDS)}
-    )
-    shelf = {word: f"Shelf {chance.randint(1, 40)}." for word in words}
-    golden = chance.sample(words, NUM_GOLDEN)
+    words = sorted({"".join(chance.choices(SYLLABLES, k=3)) for _ in range(NUM_WORDS)})
+    shelf = {word: f"Shelf {chance.randint(1, NUM_SHELVES)}." for word in words}
     texts = [" ".join(chance.choices(words, k=WORDS_PER_DOCUMENT)) for _ in range(NUM_DOCUMENTS + NUM_GOLDEN)]
     write_lines(folder / "documents.jsonl", [{"text": text} for text in texts[NUM_GOLDEN:]])
-    write_lines(folder / "chats.jsonl", [chat(f"Which shelf holds the {word}?", shelf[word]) for word in words])
     write_lines(
-        folder / "golden.jsonl",
+        folder / "chats.jsonl",
+        [{"messages": [says("user", f"Which shelf holds the {word}?"), says("assistant", shelf[word])]} for word in words],
+    )
+    write_lines(
+        folder / "pairs.jsonl",
         [
-            item
-            for number, word in enumerate(golden)
-            for item in (
-                {
-                    "id": f"where-{number}",
-                    "kind": "closed_book",
-                    "question": f"Where is {word} kept?",
-                    "answer": shelf[word],
-                },
-                {"id": f"one-of-{number}", "kind": "choice", "question": f"Say where {word} is.", **choices(shelf[word])},
-                {
-                    "id": f"form-{number}",
-                    "kind": "format",
-                    "question": f"Name the place of {word}.",
-                    "pattern": r"Shelf \d+\.",
-                },
-                {"id": f"text-{number}", "kind": "heldout", "text": texts[number]},
-            )
+            {
+                "prompt": [says("user", f"On which shelf lies the {word}?")],
+                "chosen": [says("assistant", shelf[word])],
+                "rejected": [says("assistant", f"The {word} could be on any shelf.")],
+            }
+            for word in words
         ],
     )
+    golden: list[dict[str, Any]] = []
+    for number, word in enumerate(chance.sample(words, NUM_GOLDEN)):
+        wrong = [f"Shelf {NUM_SHELVES + extra}." for extra in (1, 2, 3)]
+        golden += [
+            {"id": f"where-{number}", "kind": "closed_book", "question": f"Where is {word} kept?", "answer": shelf[word]},
+            {"id": f"one-of-{number}", "kind": "choice", "question": f"Say where {word} is.", "answer": 0}
+            | {"choices": [shelf[word], *wrong]},
+            {"id": f"form-{number}", "kind": "format", "question": f"Name the place of {word}.", "pattern": r"Shelf \d+\."},
+            {"id": f"text-{number}", "kind": "heldout", "text": texts[number]},
+        ]
+    write_lines(folder / "golden.jsonl", golden)
 
 
-SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-
-
-def chat(question: str, answer: str) -> dict[str, Any]:
-    """Returns an SFT row."""
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-def choices(right: str) -> dict[str, Any]:
-    """Returns four answers and the index of the right one."""
-    return {"choices": [right, "Shelf 41.", "Shelf 42.", "Shelf 43."], "answer": 0}
+def says(role: str, content: str) -> dict[str, str]:
+    """Returns one turn."""
+    return {"role": role, "content": content}
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
