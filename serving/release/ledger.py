@@ -90,11 +90,10 @@ class Ledger:
         try:
             self._engine = _open(url)
             TABLES.create_all(self._engine)
-        except (ArgumentError, DatabaseError, OSError) as error:
+        except (ArgumentError, DatabaseError, ImportError, OSError) as error:
             problem = str(getattr(error, "orig", error))
-            raise BadInput(
-                "ledger", url, f"cannot be opened ({problem})", "give a database URL that you may write"
-            ) from None
+            fix = "give a database URL that you may write, and install its driver"
+            raise BadInput("ledger", _shown(url), f"cannot be opened ({problem})", fix) from None
 
     def entries(self, name: str | None = None) -> list[Entry]:
         """Returns all entries, or those of one model, oldest first."""
