@@ -147,19 +147,24 @@ def rollback(name: str, user: str, reason: str, as_json: bool) -> int:
 @cli.command()
 @click.argument("model", metavar="NAME@VERSION|DIR")
 @click.option("--port", default=8000, show_default=True, help="Port on 127.0.0.1; 0 takes a free one.")
+@click.option("--json", is_flag=True, expose_value=False, help="Accepted; the line on stdout is JSON anyway.")
 def serve(model: str, port: int) -> int:
-    """Serve one version, or any bundle folder, on an OpenAI-compatible endpoint (no gateway, no canary)."""
+    """Serve one version, or any bundle folder, on an OpenAI-compatible endpoint (no gateway, no canary).
+
+    Prints one line of JSON with its URL when it is ready.
+    """
     from flows.run import serve_bundle
 
     return serve_bundle(settings(), model, port)
 
 
 @cli.command()
-def up() -> int:
+@as_json
+def up(as_json: bool) -> int:
     """Start Prefect server, MLflow server, worker and gateway on 127.0.0.1; one status screen; Ctrl-C stops all."""
     from flows.up import run_up
 
-    return run_up(settings())
+    return run_up(settings(), started=(lambda urls: emit(urls, True, str)) if as_json else None)
 
 
 @cli.command()

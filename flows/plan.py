@@ -17,7 +17,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.suite import suite_digests
 from flows.recipe import Recipe
 from lineage.bundle import MANIFEST
-from lineage.errors import BadInput
+from lineage.errors import BadInput, Tampered
 from lineage.job import Job
 from lineage.record import RECORD, Record, read_record, verify_outputs
 from lineage.stage import finished_record, started_fingerprint
@@ -133,10 +133,14 @@ def link_reused(step: Step, source: Path) -> None:
 def finished_stages(settings: "Settings", kind: str) -> Iterator[tuple[Path, Record]]:
     """Yields every finished stage of a kind below `runs/`, links left out."""
     for path in sorted(settings.runs.glob(f"*/*/{kind}*/{RECORD}")):
-        if not path.parent.is_symlink():
+        if path.parent.is_symlink():
+            continue
+        try:
             record = read_record(path.parent)
-            if record.stage == kind:
-                yield path.parent, record
+        except Tampered:
+            continue  # a damaged stage of another version is not reused; whoever reads that version is told
+        if record.stage == kind:
+            yield path.parent, record
 
 
 def final_bundle(settings: "Settings", name: str, version: str) -> Path:

@@ -22,8 +22,11 @@ LOOK_SECONDS = 1.0
 COLOURS = {"live": "green", "not responding": "yellow", "dead": "red", "given up": "red"}
 
 
-def run_up(settings: Settings) -> int:
+def run_up(settings: Settings, started: Callable[[dict[str, str]], object] | None = None) -> int:
     """Runs everything until Ctrl-C, which is the ordinary end of it.
+
+    Args:
+        started: is told the URLs once everything runs; changes are then told in lines, not on a screen.
 
     Raises:
         GoldpathError: a service did not start, or `prefect.yaml` cannot be deployed.
@@ -35,7 +38,9 @@ def run_up(settings: Settings) -> int:
             for repaired in repair(settings):
                 say("reconcile", repaired)
             watch = Watch(services)
-            if sys.stdout.isatty():
+            if started:
+                started(services.urls())
+            if sys.stdout.isatty() and not started:
                 watch.on_screen(Console())
             else:
                 watch.in_lines()

@@ -225,6 +225,14 @@ def _tampered(seq: int, problem: str) -> Tampered:
     return Tampered("ledger", f"entry {seq}", problem, "restore the ledger from a backup and find out who wrote to it")
 
 
+def _shown(url: str) -> str:
+    """Returns a URL as an error may show it, without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
 def _open(url: str) -> Engine:
     """SQLite runs in WAL mode, with its own transaction handling off so that `BEGIN IMMEDIATE` is ours to send."""
     parsed = make_url(url)
