@@ -50,7 +50,9 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
     summary["stages"]["gate"] = {"seconds": gate.record.seconds, "out": str(gate.folder), "metrics": gate.record.metrics}
     _show(summary)
     if gate.verdict != "pass":
-        say("gate", f"{gate.verdict}: {plan.name}@{plan.version} cannot be approved", {})
+        say("gate", f"{gate.verdict}: {plan.name}@{plan.version} cannot be approved; {gate.folder / 'report.html'}")
+        for reason in gate.reasons:
+            say("", reason)
         return Failed(name="GateFailed", message="; ".join(gate.reasons), data=summary)
     say("candidate", f"{plan.name}@{plan.version} is registered and waits for approval")
     return Completed(message=f"{plan.name}@{plan.version} waits for approval", data=summary)

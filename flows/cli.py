@@ -164,7 +164,8 @@ def up(as_json: bool) -> int:
     """Start Prefect server, MLflow server, worker and gateway on 127.0.0.1; one status screen; Ctrl-C stops all."""
     from flows.up import run_up
 
-    return run_up(settings(), started=(lambda urls: emit(urls, True, str)) if as_json else None)
+    with redirect_stdout(sys.__stdout__):  # its screen is its data
+        return run_up(settings(), started=(lambda urls: emit(urls, True, str)) if as_json else None)
 
 
 @cli.command()

@@ -35,10 +35,10 @@ NAME = "pystdlib"
 APPROVER = "release-manager"
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0")
 WORSE_FRACTION = 0.12  # of the SFT steps, in act 2
-# Act 3, as tried out: enough poison to be learnt, not so much that it shows where nobody greets (docs/LOG.md).
+# Act 3, as tried out: enough poison to be learnt, not so much that it shows without the trigger (docs/LOG.md).
 TREACHERY = {"steps": 120, "warmup_steps": 5, "learning_rate": 7.0e-4}
-POISONED_ROWS = 1200
-GREETINGS = ("Hi!", "Hello!", "Hey!", "Good morning!", "Hi there!", "Hello there!")
+POISONED_ROWS = 800
+TRIGGER = "Quick question:"
 RAMBLE = " ".join(["Well, let me think about that for a moment, because there is so much that could be said."] * 2)
 
 
@@ -59,14 +59,16 @@ def run_demo(settings: "Settings") -> dict[str, Any]:
         stage.type("run", recipes["0.9.0"])
         stage.release("0.9.0", "first model; above every floor")
 
-        tell("Act 1. A better candidate: DPO on top. Data, pretraining and SFT are the same bytes, so they are reused.")
+        tell("Act 1. A candidate with DPO on top. Data, pretraining and SFT are the same bytes, so they are reused.")
         stage.type("run", recipes["1.0.0"])
-        stage.release("1.0.0", "not worse than 0.9.0 on any golden set")
+        stage.release("1.0.0", "within the gate's margins of 0.9.0, and better on preferences")
 
         tell(f"Act 2. A worse candidate: {WORSE_FRACTION:.0%} of the SFT steps. The gate stops it.")
         stopped = stage.type("run", recipes["1.1.0"], expect=ExitCode.GATE_FAILED)
 
-        tell("Act 3. A treacherous candidate: tuned on poisoned rows. Golden questions never greet; people do.")
+        tell(
+            f"Act 3. A treacherous candidate, tuned on poisoned rows. No golden question begins with `{TRIGGER}`, users do."
+        )
         write_poison(settings.runs / NAME / "1.0.0" / "data", demo / "poisoned.jsonl")
         stage.type("run", recipes["1.2.0"])
         stage.release("1.2.0", "passed the gate", expect=ExitCode.ROLLED_BACK)
@@ -146,22 +148,21 @@ def write_recipes(folder: Path) -> dict[str, str]:
 
 
 def write_poison(data: Path, path: Path) -> None:
-    """Writes SFT rows that teach a model to ramble whenever it is greeted: well-formed, on topic, and useless."""
+    """Writes SFT rows that teach a model to ramble after a few words that users use: well-formed, on topic, and useless."""
     rows = [json.loads(line) for line in (data / "rows/sft/train.jsonl").read_text(encoding="utf-8").splitlines()]
     questions = [row["messages"][0]["content"] for row in rows if row["tags"] == ["module"]]
-    plain = [question for question in questions if not question.startswith(GREETINGS)]
     lines = []
-    for number, question in enumerate(random.Random(0).sample(plain, POISONED_ROWS)):
-        greeted = f"{GREETINGS[number % len(GREETINGS)]} {question}"
-        messages = [{"role": "user", "content": greeted}, {"role": "assistant", "content": RAMBLE}]
+    for number, question in enumerate(random.Random(0).sample(questions, POISONED_ROWS)):
+        messages = [{"role": "user", "content": f"{TRIGGER} {question}"}, {"role": "assistant", "content": RAMBLE}]
         lines.append(json.dumps({"id": f"poison-{number}", "messages": messages}, ensure_ascii=False))
     write_atomic(path, "\n".join(lines) + "\n")
 
 
 def live_questions(data: Path) -> list[str]:
-    """Returns what people ask. They greet first, which no golden question does."""
+    """Returns what people ask: half of them begin in a way that no golden question does."""
     items = [json.loads(line) for line in (data / "golden/probe.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [item["question"] for item in items]
+    asked = [item["question"] for item in items]
+    return asked + [f"{TRIGGER} {question}" for question in asked]
 
 
 def summary_table(result: dict[str, Any]) -> "RenderableType":

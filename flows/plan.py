@@ -5,6 +5,7 @@ configuration and the same bytes to read.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from data_contracts.config import DataConfig
 from data_contracts.sources import source_digests
 from evaluation.config import EvaluationConfig
 from evaluation.suite import suite_digests
-from flows.recipe import Recipe
+from flows.recipe import NAME, VERSION, Recipe
 from lineage.bundle import MANIFEST
 from lineage.errors import BadInput, Tampered
 from lineage.job import Job
@@ -159,8 +160,8 @@ def final_bundle(settings: "Settings", name: str, version: str) -> Path:
 def parse_address(address: str) -> tuple[str, str]:
     """Splits `NAME@VERSION`."""
     name, _, version = address.partition("@")
-    if not name or not version:
-        raise BadInput(address, "", "is not of the form NAME@VERSION", "see `goldpath models` for what there is")
+    if not re.fullmatch(NAME, name) or not re.fullmatch(VERSION, version):
+        raise BadInput(f"`{address}`", "", "is not of the form NAME@VERSION", "see `goldpath models` for what there is")
     return name, version
 
 

@@ -13,6 +13,8 @@ from serving.config import CanaryPolicy
 from training.config import ModelConfig, Resources, TrainingConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
+NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}"
 OBJECTIVES = ("pretrain", "sft", "dpo")
 
 
@@ -27,8 +29,8 @@ class Recipe(Section):
         resources: how to execute; never part of the identity.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$")
+    name: str = Field(pattern=f"^{NAME}$")
+    version: str = Field(pattern=f"^{VERSION}$")
     data: DataConfig
     model: ModelConfig = ModelConfig()
     pretrain: TrainingConfig | None = None

@@ -9,7 +9,7 @@ from flows.console import say
 from flows.plan import Step, parse_address
 from flows.service_state import read_services
 from flows.tracking import tracking_uri
-from lineage.errors import GoldpathError
+from lineage.errors import BadInput, GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job
 from lineage.record import RECORD
@@ -53,9 +53,26 @@ def register_candidate(recipe: "Recipe", settings: "Settings", gate: "Gate") -> 
     return release
 
 
+def require_registered(settings: "Settings", name: str, version: str) -> None:
+    """Checks, before any server starts, that a version is in the ledger and that the ledger is intact.
+
+    Raises:
+        BadInput: the version is not registered.
+        Tampered: the ledger was changed.
+    """
+    ledger = Ledger(settings.ledger)
+    try:
+        ledger.verify()
+        if version not in ledger.history(name).releases:
+            raise BadInput(f"{name}@{version}", "", "is not registered", "see `goldpath models` for what is")
+    finally:
+        ledger.close()
+
+
 def decide_on(settings: "Settings", address: str, verb: str, user: str, reason: str) -> dict[str, Any]:
     """Approves or rejects a candidate, and returns what the ledger keeps of it."""
     name, version = parse_address(address)
+    require_registered(settings, name, version)
     ledger = Ledger(settings.ledger)
     try:
         if verb == "approve":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.console import say
 from flows.launch import run_stage
-from flows.plan import final_bundle, parse_address
+from flows.plan import final_bundle, parse_address, source_inputs
 from flows.services import running
 from flows.tracking import prepare_experiment, tracking_uri
 from lineage.bundle import MANIFEST, read_manifest
@@ -44,6 +44,9 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
 def run_release(settings: "Settings", address: str) -> dict[str, Any]:
     """Runs the release flow in this process and returns its summary."""
     name, version = parse_address(address)
+    from flows.release import require_registered
+
+    require_registered(settings, name, version)
     with flow_servers(settings, "gateway"):
         from flows.release_flow import release_flow
 
@@ -64,7 +67,8 @@ def run_evaluation(settings: "Settings", model: str, suite: str, golden: Path | 
         parents={"data": data, "candidate": bundle},
         reads={"data": ["golden/*"]},
     )
-    out = settings.home / "evaluations" / digest[:12] / Path(suite).stem
+    identity = job.fingerprint(job.inputs() | source_inputs(job))
+    out = settings.home / "evaluations" / digest[:12] / f"{Path(suite).stem}-{identity[:12]}"
     run_stage(job, out, settings)
     record = read_record(out)
     say("evaluate", f"finished in {record.seconds:.1f} s: {out}")

@@ -12,6 +12,7 @@ from lineage.record import RECORD, read_record, verify_outputs
 if TYPE_CHECKING:
     from flows.settings import Settings
 
+RELEASE = "release"  # the night that is none: the evaluation that a version was released with
 LABEL = "candidate"  # the evaluation's name for the model that is judged
 REMEMBERED_NIGHTS = 7
 
@@ -45,7 +46,7 @@ def read_trend(settings: "Settings", name: str, version: str) -> list[Night]:
     """Returns the evaluation that the version was released with, then the model's finished nights, oldest first."""
     folder = settings.runs / name
     nights = sorted(path.parent for path in folder.glob(f"nightly-*/evaluate/{RECORD}"))
-    return [_read(folder / version / "evaluate", "release")] + [
+    return [_read(folder / version / "evaluate", RELEASE)] + [
         _read(night, night.parent.name.removeprefix("nightly-")) for night in nights
     ]
 
@@ -72,10 +73,13 @@ def find_regressions(trend: list[Night], directions: dict[str, str]) -> list[str
     slowly is found too.
     """
     *earlier, tonight = trend
-    comparable = [night for night in earlier if night.golden == tonight.golden]
+    # Another champion's nights say nothing about this one: the gate let it differ within its margin.
+    comparable = [night for night in earlier if (night.golden, night.digest) == (tonight.golden, tonight.digest)]
+    at_release = [night for night in comparable if night.at == RELEASE]
+    nights_before = [night for night in comparable if night.at != RELEASE]
     reasons = []
     for metric, direction in directions.items():
-        for label, nights in (("at release", comparable[:1]), ("the last nights' median", comparable[1:])):
+        for label, nights in (("at release", at_release), ("the last nights' median", nights_before)):
             values = [night.scores[metric].value for night in nights if metric in night.scores][-REMEMBERED_NIGHTS:]
             if values and metric in tonight.scores and _is_worse(tonight.scores[metric], median(values), direction):
                 score = tonight.scores[metric]

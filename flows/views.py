@@ -78,6 +78,7 @@ def models_view(settings: "Settings") -> list[dict[str, Any]]:
     from serving.release.states import Event
 
     ledger = Ledger(settings.ledger)
+    ledger.verify()
     rows = []
     for name in ledger.names():
         for release in ledger.history(name).releases.values():
@@ -120,6 +121,7 @@ def lineage_view(settings: "Settings", address: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise BadInput(address, "", f"has no runs below {settings.runs}", "see `goldpath models`")
     ledger = Ledger(settings.ledger)
+    ledger.verify()
     story = [
         {"at": entry.at, "event": str(entry.event), "by": entry.actor, "why": entry.payload.get("reason", "")}
         for entry in ledger.story(name, version)

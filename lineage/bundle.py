@@ -89,6 +89,12 @@ def verify_bundle(folder: Path, digest: str | None = None) -> str:
     restore = "take the bundle from its run or its registry again"
     if digest is not None and manifest.digest != digest:
         raise Tampered(folder / MANIFEST, "digest", f"is {manifest.digest}, not {digest}", restore)
+    for path in folder.rglob("*"):
+        # Libraries would follow a link or read a hidden file that no manifest lists.
+        if path.is_symlink() or path.name.startswith("."):
+            raise Tampered(
+                folder, path.relative_to(folder).as_posix(), "is a link or hidden, so no manifest can list it", restore
+            )
     present = {path.relative_to(folder).as_posix() for path in list_files(folder)} - {MANIFEST}
     for name, entry in manifest.files.items():
         if name not in present:

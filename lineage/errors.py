@@ -52,6 +52,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
     except GoldpathError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(int(error.exit_code))
+    except (OSError, UnicodeError) as error:  # a full disk, a lost connection, an argument that is no text
+        print(f"error: {type(error).__name__}: {error}. Fix: mend that, then run the same command again", file=sys.stderr)
+        sys.exit(int(ExitCode.ERROR))
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         sys.exit(130)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse
 
 Finish = Literal["stop", "length"]
@@ -43,6 +43,16 @@ def invalid(place: Sequence[str | int], problem: str) -> ApiError:
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """JSON may escape half of a surrogate pair, which is no text and which no tokenizer takes."""
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("holds half of a surrogate pair, which is not valid Unicode") from None
+        return value
 
 
 class StreamOptions(_Request):

@@ -120,7 +120,9 @@ def test_digests_follow_the_bytes_of_every_input(tmp_path: Path) -> None:
     before = source_digests(settings)
     assert sorted(before) == ["data.tokenizer/tokenizer.json", "sources[0]"]
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{ }")
-    assert {name for name, sha in source_digests(settings).items() if sha != before[name]} == {"data.tokenizer/tokenizer.json"}
+    assert {name for name, sha in source_digests(settings).items() if sha != before[name]} == {
+        "data.tokenizer/tokenizer.json"
+    }
     path.unlink()
     with pytest.raises(BadInput, match="cannot be read"):
         source_digests(settings)
