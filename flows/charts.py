@@ -44,8 +44,10 @@ def score_bars(metric: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     above = [max(0.0, score["high"] - score["value"]) for score in scores.values()]
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
     axis.barh(labels, values, xerr=[below, above], color=colours, ecolor=INK, capsize=3, height=0.66)
+    longest = max([*values, 1e-9])
     for row, value in enumerate(values):
-        axis.text(0.005, row, f" {value:.3g}", va="center", color="white", fontsize=8, transform=axis.get_yaxis_transform())
+        inside = "white" if value > longest / 10 else INK  # a bar that is too short for its label shows the page behind it
+        axis.text(0.005, row, f" {value:.3g}", va="bottom", color=inside, fontsize=8, transform=axis.get_yaxis_transform())
     axis.invert_yaxis()
     axis.set_title(metric)
     return _svg(figure, f"{metric} by model with confidence intervals")

@@ -170,6 +170,7 @@ def summary_table(result: dict[str, Any]) -> "RenderableType":
     from rich.console import Group
     from rich.table import Table
 
+    program = os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "goldpath"
     table = Table(
         title=f"{NAME}: {result['seconds']:.0f} s, {result['requests']:,} requests, {result['failed_requests']} failed"
     )
@@ -182,7 +183,7 @@ def summary_table(result: dict[str, Any]) -> "RenderableType":
         f"Champion: {NAME}@{result['champion']}  {result['digest']}",
         f"Stopped by the gate: {'; '.join(result['stopped_by_gate'])}",
         f"Report: {result['report']}",
-        f"Next: goldpath up · goldpath show {NAME}@1.0.0 · goldpath rollback {NAME} · goldpath plan {NAME}",
+        f"Next: {program} up · {program} show {NAME}@1.0.0 · {program} plan {NAME} · {program} rollback {NAME}",
     )
 
 
