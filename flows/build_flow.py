@@ -16,6 +16,8 @@ from flows.settings import load_settings
 from flows.tasks import stage_task
 from lineage.errors import BadInput
 
+GATE = "gate"
+
 
 @flow(name="build", flow_run_name="build-{recipe}", persist_result=False)
 def build_flow(recipe: str, version: str | None = None, only: str | None = None) -> State[Any]:
@@ -24,7 +26,8 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
     Args:
         recipe: a recipe file, or the name of a shipped recipe.
         version: takes the place of the recipe's version.
-        only: run this stage alone; the stages before it must have finished.
+        only: run this stage alone; the stages before it must have finished. `gate` compares a version afresh with the
+            champion of now, and registers the verdict.
 
     Returns:
         Completed, or Failed and named `GateFailed` where the verdict is not `pass`; the data is the same summary.
@@ -32,8 +35,9 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
     settings = load_settings()
     plan = load_recipe(recipe, version)
     steps = steps_of(plan, settings)
-    if only is not None and only not in [step.stage for step in steps]:
-        raise BadInput("--only", only, "is no stage of this recipe", f"take one of {', '.join(s.stage for s in steps)}")
+    stages = [*(step.stage for step in steps), GATE]
+    if only is not None and only not in stages:
+        raise BadInput("--only", only, "is no stage of this recipe", f"take one of {', '.join(stages)}")
 
     keep_policy(plan, settings)
     summary: dict[str, Any] = {"name": plan.name, "version": plan.version, "verdict": None, "stages": {}}
@@ -41,10 +45,10 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
         if only in (None, step.stage):
             record = stage_task(step, settings)
             summary["stages"][step.stage] = {"seconds": record.seconds, "out": str(step.out), "metrics": record.metrics}
-    if only is not None:
+    if only not in (None, GATE):
         return Completed(message=f"{only} finished", data=summary)
 
-    gate = gate_against_champion(plan, settings)
+    gate = gate_against_champion(plan, settings, afresh=only == GATE)
     candidate = register_candidate(plan, settings, gate)
     summary |= {"verdict": gate.verdict, "reasons": gate.reasons, "against": gate.champion, "digest": candidate.digest}
     summary["stages"]["gate"] = {"seconds": gate.record.seconds, "out": str(gate.folder), "metrics": gate.record.metrics}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lineage.errors import ExitCode, run_cli
+from lineage.errors import BadInput, ExitCode, run_cli
 from lineage.privacy import switch_off_telemetry
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def plan(recipe: str, version: str | None, as_json: bool) -> int:
 @cli.command()
 @click.argument("recipe")
 @click.option("--version", help="Take this version instead of the recipe's.")
-@click.option("--only", metavar="STAGE", help="Run this stage alone; the stages before it must have finished.")
+@click.option("--only", metavar="STAGE", help="Run this stage alone, after those before it; `gate`: compare afresh.")
 @as_json
 def run(recipe: str, version: str | None, only: str | None, as_json: bool) -> int:
     """Run RECIPE: data, training, evaluation gate, registration. A killed run continues with the same command."""
@@ -186,8 +186,9 @@ def main() -> None:
         try:
             return int(cli.main(standalone_mode=False) or 0)
         except click.ClickException as error:
-            error.show(sys.stderr)
-            return ExitCode.BAD_INPUT
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "goldpath"
+            raise BadInput(command, "", error.format_message().rstrip(".?"), f"see `{command} --help`") from None
         except click.Abort:
             raise KeyboardInterrupt from None
 

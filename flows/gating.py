@@ -15,6 +15,7 @@ from serving.release.states import Release, State
 
 # A version past these states was decided on: its gate verdict stands, even when the champion has changed since.
 UNDECIDED = frozenset({State.REGISTERED, State.GATED, State.APPROVED})
+AGAIN = frozenset({State.ROLLED_BACK, State.SUPERSEDED})  # states from which a person may release a version once more
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,21 @@ class Gate:
     champion: str | None
 
 
-def gate_against_champion(recipe: Recipe, settings: Settings) -> Gate:
+def gate_against_champion(recipe: Recipe, settings: Settings, afresh: bool = False) -> Gate:
     """Gates a recipe's finished evaluation against the champion of the moment, and returns the verdict.
 
-    A version that was already released (or rolled back, or rejected) is not gated again: it would be compared with
-    itself or with its successor, and the decision that was taken would lose its ground.
+    A version that was already released (or rolled back, or rejected) is not gated again by itself: it would be compared
+    with its successor, and the decision that was taken would lose its ground.
+
+    Args:
+        afresh: gate it all the same, because a person wants to release it once more.
     """
     ledger = Ledger(settings.ledger)
     history = ledger.history(recipe.name)
     ledger.close()
     own, champion = history.releases.get(recipe.version), history.champion
-    if own is not None and own.state not in UNDECIDED and (standing := _standing(recipe, settings)):
+    decided = own is not None and own.state not in (UNDECIDED | AGAIN if afresh else UNDECIDED)
+    if own is not None and decided and (standing := _standing(recipe, settings)):
         say("gate", f"stands: {recipe.name}@{recipe.version} is {own.state} since {own.entries[-1].at[:19]}")
         return standing
     scores = _scores_of(champion, recipe, settings) if champion else None

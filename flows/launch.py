@@ -14,8 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flows.processes import die_with_parent
 from flows.tracking import tracking_uri
+from lineage.child import die_with_parent
 from lineage.errors import ExitCode, GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job, dump_job
@@ -46,20 +46,20 @@ STAGE_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
+ERROR = "error: "  # what a stage's own error begins with
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
 
 
 class StageFailed(GoldpathError):
-    """A stage ended without a record. Its own message is on stderr; the exit code is passed on."""
+    """A stage ended without a record. It says what the stage said, then where; the exit code is passed on."""
 
     def __init__(self, stage: str, code: int, command: list[str], tail: list[str]) -> None:
         self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
         self.interrupted = code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # ended from outside
-        said = next(
-            (line for line in reversed(tail) if line.startswith("error: ")), tail[-1] if tail else "it said nothing"
-        )
+        said = next((line for line in reversed(tail) if line.startswith(ERROR)), tail[-1] if tail else "it said nothing")
         cause = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        super().__init__(f"stage `{stage}` {cause}: {said.removeprefix('error: ')}\n  replay: {shlex.join(command)}")
+        where = f"stage `{stage}` {cause}; the same again: {shlex.join(command)}"
+        super().__init__(f"{said.removeprefix(ERROR)}\n  {where}")
 
 
 def stage_command(job: Job, out: Path) -> list[str]:
@@ -91,7 +91,7 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches the stage once, from here, and not twice
-        preexec_fn=die_with_parent,  # a killed flow leaves no training run behind that nobody watches
+        preexec_fn=die_with_parent(),  # a killed flow leaves no training run behind that nobody watches
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -116,13 +116,17 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
 
 
 def _echo(stream: IO[bytes], tail: "deque[str]", log: Path) -> None:
-    """Passes a stage's stderr on as it comes (progress bars included), and keeps its last lines and a log."""
+    """Passes a stage's stderr on as it comes (progress bars included), and keeps its last lines and a log.
+
+    Only the stage's own error is kept back: `StageFailed` says it, once.
+    """
     rest = b""
     with log.open("ab") as file:
         while chunk := os.read(stream.fileno(), 65536):
-            sys.stderr.write(chunk.decode(errors="replace"))
-            sys.stderr.flush()
             file.write(chunk)
+            passed = b"".join(line for line in chunk.splitlines(keepends=True) if not line.startswith(ERROR.encode()))
+            sys.stderr.write(passed.decode(errors="replace"))
+            sys.stderr.flush()
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             tail.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
     if rest.strip():

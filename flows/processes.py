@@ -1,11 +1,9 @@
 """Processes that Goldpath starts: told apart from strangers, ended with all that they started, never left behind."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 
 import psutil
@@ -13,7 +11,6 @@ import psutil
 # Every descendant of a service inherits this variable, so that a service's orphans are found after a `kill -9`
 # of the service itself, when the process tree is gone (Jenkins' ProcessTreeKiller works the same way).
 MARK = "SERVICE_OF_GOLDPATH"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def is_alive(pid: int, started: float) -> bool:
@@ -23,12 +20,6 @@ def is_alive(pid: int, started: float) -> bool:
         return abs(process.create_time() - started) < 2 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def die_with_parent() -> None:
-    """Asks Linux to end this process when the thread that started it ends; for `Popen(preexec_fn=…)`."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def family(mark: str) -> list[psutil.Process]:

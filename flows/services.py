@@ -4,22 +4,22 @@
 ...     services["prefect"].url
 'http://127.0.0.1:40123'
 
-A second command finds what the first one started and uses it. Each user of a service holds a shared lock on it, so that
-its starter knows when nobody needs it any more; the kernel drops the lock of a user that is killed.
+A second command finds what the first one started and uses it. Each user of a service holds its lease; the last one to go
+ends it, whoever started it. Where the last one was killed, the service's keeper does.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from typing import IO
 
 import psutil
 
-from flows.processes import MARK, choose_port, die_with_parent, end_family, signals_end_with_cleanup
+from flows.leases import hold, let_go, locked, open_lease, take_if_unused
+from flows.processes import MARK, choose_port, end_family, signals_end_with_cleanup
 from flows.service_commands import COMMANDS, environment_with
 from flows.service_state import Service, log_of, log_tail, read_services, remember, responds
 from flows.settings import Settings
@@ -35,15 +35,16 @@ class Services:
 
     Attributes:
         used: every service in use by name, those of other starters included.
-        started: the names that this command started and must end.
+        started: the names that this command started.
     """
 
     def __init__(self, settings: Settings, report: Report) -> None:
         self.settings, self.report = settings, report
         self.used: dict[str, Service] = {}
         self.started: list[str] = []
-        self._leases = ExitStack()
-        self._lease_of: dict[str, int] = {}
+        self._files = ExitStack()
+        self._lock = self._files.enter_context((settings.home / "services.lock").open("a"))
+        self._leases: dict[str, IO[str]] = {}
 
     def __getitem__(self, name: str) -> Service:
         return self.used[name]
@@ -55,34 +56,35 @@ class Services:
             GoldpathError: one did not start; the message ends with its log's last lines.
             BadInput: a port that the settings ask for is in use.
         """
-        with _locked(self.settings.home / "services.lock"):
+        with locked(self._lock):
             starting: dict[str, subprocess.Popen[bytes]] = {}
             for name in sorted(set(names), key=list(COMMANDS).index):
                 if COMMANDS[name].needs in starting:  # a worker's server must answer before the worker starts
                     self._wait(starting, {COMMANDS[name].needs})
                 found = self._find(name)
+                if found is None or not found.external:
+                    self._lease(name)  # before it starts, or its keeper would see no user
                 if found is None:
                     starting[name] = self._start(name)
                 else:
                     self.used[name] = found
-                self._lease(name)
             self._wait(starting, set(starting))
 
     def revive(self, name: str) -> None:
         """Starts a service again that died, on its old port."""
         self.bring_up((name,))
 
-    def end(self, linger: bool) -> None:
-        """Ends what this command started, in reverse order; with `linger`, each as soon as no other command uses it."""
-        while self.started:
-            name = self.started[-1]
-            if self._stop(name, linger):
-                self.started.pop()
-            else:
-                self.report(f"another command still uses {name}: waiting for it (Ctrl-C ends {name} now)")
-                while not self._stop(name, linger):
-                    time.sleep(0.2)
-        self._leases.close()
+    def end(self, spare_used: bool) -> None:
+        """Ends the services in reverse order, all but those that other commands use.
+
+        Args:
+            spare_used: False ends what this command started although others use it.
+        """
+        for name, service in reversed(self.used.items()):
+            ours = name in self.started
+            if not service.external and not self._stop(service, spare_used or not ours) and ours:
+                self.report(f"{name} goes on: another command uses it, and ends it")
+        self._files.close()
 
     def _find(self, name: str) -> Service | None:
         prefect = self.settings.prefect_api_url.rstrip("/").removesuffix("/api")
@@ -122,14 +124,25 @@ class Services:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal reaches the starter, which then ends them in order
-                preexec_fn=die_with_parent,
             )
         if name not in self.started:  # it is there already when a dead one is started again
             self.started.append(name)
         created = psutil.Process(process.pid).create_time()
         self.used[name] = Service(name, process.pid, created, port, f"http://127.0.0.1:{port}")
         remember(settings, self.used[name])
+        self._start_keeper(self.used[name], mark)
         return process
+
+    def _start_keeper(self, service: Service, mark: str) -> None:
+        keeper = [sys.executable, "-m", "flows.keeper", self._lock.name, self._leases[service.name].name]
+        subprocess.Popen(
+            [*keeper, mark, str(service.pid), str(service.started)],
+            env=os.environ | {MARK: mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]", names: set[str]) -> None:
         """Waits until the named services of those that start answer, and takes them out of the dictionary."""
@@ -151,20 +164,15 @@ class Services:
         tail = log_tail(self.settings, name)
         raise GoldpathError(f"{name} {problem}. Fix: read {log}; `goldpath doctor` checks the installation\n{tail}")
 
-    def _stop(self, name: str, linger: bool) -> bool:
+    def _stop(self, service: Service, spare_used: bool) -> bool:
         """Ends a service unless another command uses it; tells whether it did."""
-        lease = self._lease_of.get(name)
-        with _locked(self.settings.home / "services.lock"):  # nobody begins to use it between the look and the end
-            if linger and lease is not None:
-                try:
-                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    return False
-            service = self.used[name]
-            end_family(f"{name}@{self.settings.home}", service.pid)
-            remember(self.settings, Service(name, None, 0.0, service.port, service.url))
-            if lease is not None:
-                fcntl.flock(lease, fcntl.LOCK_UN)
+        lease = self._leases[service.name]
+        with locked(self._lock):  # nobody begins to use it between the look and the end
+            if not take_if_unused(lease) and spare_used:
+                return False
+            end_family(f"{service.name}@{self.settings.home}", service.pid)
+            remember(self.settings, Service(service.name, None, 0.0, service.port, service.url))
+            let_go(lease)
         return True
 
     def urls(self) -> dict[str, str]:
@@ -172,23 +180,22 @@ class Services:
         return {name: service.url for name, service in self.used.items()}
 
     def _lease(self, name: str) -> None:
-        if name not in self._lease_of:
-            path = self.settings.home / "leases" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._leases.enter_context(path.open("a"))
-            fcntl.flock(file, fcntl.LOCK_SH)
-            self._lease_of[name] = file.fileno()
+        if name not in self._leases:
+            self._leases[name] = self._files.enter_context(open_lease(self.settings.home / "leases" / name))
+            hold(self._leases[name])
 
 
 @contextmanager
-def running(settings: Settings, *names: str, linger: bool = True, report: Report = lambda _: None) -> Iterator[Services]:
+def running(
+    settings: Settings, *names: str, spare_used: bool = True, report: Report = lambda _: None
+) -> Iterator[Services]:
     """Runs the named services (`prefect`, `mlflow`, `gateway`, `worker`) for as long as the block lasts.
 
     Those that already run are used, not started. Inside the block, this process's environment points Prefect, MLflow and
     child processes to them; Prefect's ephemeral server is switched off for good.
 
     Args:
-        linger: on leaving, wait for other commands that use what this one started; False ends it at once.
+        spare_used: on leaving, leave what other commands use to the last of them; False ends what this one started.
         report: gets one line per event.
 
     Raises:
@@ -207,11 +214,7 @@ def running(settings: Settings, *names: str, linger: bool = True, report: Report
             yield services
         finally:
             _set_environment(before)
-            try:
-                services.end(linger)
-            except KeyboardInterrupt:
-                services.end(linger=False)
-                raise
+            services.end(spare_used)  # where this is interrupted, the keepers do the rest
 
 
 def _set_environment(environment: dict[str, str]) -> None:
@@ -222,11 +225,3 @@ def _set_environment(environment: dict[str, str]) -> None:
         from prefect.context import refresh_global_settings_context
 
         refresh_global_settings_context()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock: one command at a time starts or ends services of a home."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -32,7 +32,7 @@ def run_up(settings: Settings, started: Callable[[dict[str, str]], object] | Non
         GoldpathError: a service did not start, or `prefect.yaml` cannot be deployed.
     """
     try:
-        with running(settings, *COMMANDS, linger=False, report=lambda line: say("up", line)) as services:
+        with running(settings, *COMMANDS, spare_used=False, report=lambda line: say("up", line)) as services:
             deploy(settings)
             say("up", "deployed build, release and nightly")
             for repaired in repair(settings):

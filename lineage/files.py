@@ -53,6 +53,12 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def sync_file(path: Path) -> None:
+    """Makes a written file's bytes durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames inside a folder durable: on a POSIX file system a rename is only safe once its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)

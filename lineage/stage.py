@@ -15,12 +15,13 @@ from typing import IO
 
 from lineage.bundle import MANIFEST, describe_file
 from lineage.errors import BadInput, GoldpathError
-from lineage.files import canonical_json, list_files, sha256_file, sha256_text, write_json
+from lineage.files import canonical_json, list_files, sha256_file, sha256_text, sync_file, sync_folder, write_json
 from lineage.job import Job
 from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_outputs, write_record
 from lineage.stamp import make_stamp
 
 STARTED = "started.json"
+KEPT = frozenset({".lock", ".stage.log", STARTED, "job.yaml"})
 NOT_OUTPUTS = frozenset({RECORD, STARTED, "job.yaml"})
 
 
@@ -75,6 +76,10 @@ class StageRun:
         job = self.job
         usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         outputs = {path.relative_to(self.out).as_posix(): path for path in list_files(self.out)}
+        for path in outputs.values():  # a power cut must not leave a record of bytes that never reached the disk
+            sync_file(path)
+        for folder in {path.parent for path in outputs.values()}:
+            sync_folder(folder)
         record = Record(
             stage=job.stage,
             name=job.name,
@@ -112,16 +117,22 @@ class StageRun:
 
     def _discard_foreign_work(self) -> None:
         """Unfinished work of the same identity is continued; work of another identity never happened, so it goes."""
-        if started_fingerprint(self.out) in (None, self.fingerprint):
+        started = started_fingerprint(self.out)
+        if started == self.fingerprint:
             return
-        print(f"{self.out}: discarding unfinished work of another configuration", file=sys.stderr)
-        for path in self.out.iterdir():
-            if path.name in {".lock", "job.yaml"}:
-                continue
+        found = [path for path in self.out.iterdir() if path.name not in KEPT]
+        if found and not (self.out / STARTED).exists():
+            raise BadInput(
+                self.out, "", "holds files that are no stage's work", "choose an empty folder, or empty this one"
+            )
+        if found:
+            print(f"{self.out}: discarding unfinished work of another configuration", file=sys.stderr)
+        for path in found:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        (self.out / STARTED).unlink(missing_ok=True)  # last, so that a kill half-way leaves it known whose work this was
 
 
 def finished_record(job: Job, out: Path, fingerprint: str) -> Record | None:

@@ -27,6 +27,7 @@ from lineage.errors import BadInput, GoldpathError
 from lineage.files import sync_folder, write_json
 from lineage.section import Section, parse
 from training.engine import Engine, ReadRange
+from training.hardware import Precision
 from training.processes import Processes
 
 FOLDER, MANIFEST, TEMPORARY = ".checkpoints", "manifest.json", ".writing"
@@ -46,9 +47,10 @@ class Progress(Section):
 
 
 class CheckpointManifest(Section):
-    """What a whole checkpoint consists of, and whose it is."""
+    """What a whole checkpoint consists of, whose it is, and in which precision the run computes."""
 
     fingerprint: str
+    precision: Precision
     progress: Progress
     files: dict[str, FileEntry]
 
@@ -74,7 +76,9 @@ class Checkpoints:
         self.processes.on_first(lambda: _make_empty(temporary))
         mine = _write_share(temporary, self.processes.rank, engine)
         files = {name: entry for share in self.processes.gather(mine) for name, entry in share.items()}
-        manifest = CheckpointManifest(fingerprint=self.fingerprint, progress=progress, files=files)
+        manifest = CheckpointManifest(
+            fingerprint=self.fingerprint, precision=engine.precision, progress=progress, files=files
+        )
         self.processes.on_first(lambda: self._publish(temporary, final, manifest))
 
     def load_newest(self, engine: Engine) -> Progress:
@@ -124,6 +128,14 @@ class Checkpoints:
         sync_folder(self.folder)
         for old in sorted(self.folder.glob("step-*"), key=_step_of)[: -self.keep]:
             shutil.rmtree(old)
+
+
+def precision_of(folder: Path) -> Precision | None:
+    """Returns the precision of the run whose checkpoints these are; None where there are none."""
+    for checkpoint in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
+        if manifest := _read_manifest(checkpoint):
+            return manifest.precision
+    return None
 
 
 def _step_of(folder: Path) -> int:

@@ -69,7 +69,9 @@ class TrainingConfig(Section):
         weight_decay: AdamW's decay of matrices; norms and biases never decay.
         betas: AdamW's moment decays.
         max_grad_norm: the global gradient norm is clipped to this; 0 leaves it.
-        precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp32` computes all in fp32.
+        precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp32` computes all in fp32;
+            `auto` takes bf16 where the device has instructions for it, else fp32. The record says which it was, and a
+            run that is continued elsewhere keeps it.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         seed: initial weights, adapters and row order.
         log_every, validate_every, checkpoint_every: in steps; 0 for `validate_every` validates before and after only,
@@ -94,7 +96,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
     seed: Count = 0
     log_every: Positive = 10

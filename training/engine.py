@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.batches import Batch
 from training.config import EngineName, TrainingConfig
+from training.hardware import Precision
 from training.processes import Processes
 from training.scoring import Scorer
 
@@ -47,12 +48,15 @@ class Engine(ABC):
 
     Attributes:
         processes: who computes.
+        precision: what matrix products are computed in; the caller has settled `auto` (`stage.settle_precision`).
         scorer: the model as it is trained.
         trained: its trained parameters by name, as the engine left them (shards, for a sharded engine).
     """
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, processes: Processes) -> None:
         self.config, self.processes, self.scorer = config, processes, scorer
+        assert config.precision != "auto"
+        self.precision: Precision = config.precision
         self.trained: dict[str, nn.Parameter] = {}
 
     @abstractmethod
@@ -88,7 +92,7 @@ class Engine(ABC):
 
     def mixed_precision(self) -> AbstractContextManager[None]:
         """Matrix products in bf16 over fp32 weights, where the run asks for it."""
-        if self.config.precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.processes.device.type, torch.bfloat16)
 

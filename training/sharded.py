@@ -21,7 +21,7 @@ class Fsdp2Engine(SingleEngine):
 
     def place(self) -> nn.Module:
         device, policy = self.processes.device, MixedPrecisionPolicy()
-        if self.config.precision == "bf16":
+        if self.precision == "bf16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         mesh = init_device_mesh(device.type, (self.processes.world,))
         causal = plain_model(self.scorer.model)

@@ -11,10 +11,11 @@ from lineage.job import Job
 from lineage.record import RECORD, Metric, read_record
 from training.batches import PackedRows, rows_of_step
 from training.card import model_card
-from training.checkpoint import FOLDER, Checkpoints
+from training.checkpoint import FOLDER, Checkpoints, precision_of
 from training.config import Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
+from training.hardware import quickest_precision
 from training.loop import Loop
 from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
@@ -38,7 +39,7 @@ def train_stage(
     Returns:
         The stage's metrics, on rank 0; {} on the others.
     """
-    training, folder = config.training, _data_folder(job)
+    training, folder = settle_precision(config.training, out / FOLDER, processes), _data_folder(job)
     check_division(training, processes)
     train, validation = (PackedRows(folder, training.objective, split) for split in ("train", "validation"))
     vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
@@ -52,10 +53,8 @@ def train_stage(
     scorer = build()
     parameters, trained = count_parameters(scorer)
     if processes.is_first:
-        print(
-            f"{parameters:,} parameters, {trained:,} of them trained, {resources.engine} on {processes.device}",
-            file=sys.stderr,
-        )
+        where = f"{resources.engine} on {processes.device} in {training.precision}"
+        print(f"{parameters:,} parameters, {trained:,} of them trained, {where}", file=sys.stderr)
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
     plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
@@ -81,6 +80,15 @@ def train_stage(
         return metrics
 
     return processes.on_first(export)
+
+
+def settle_precision(training: TrainingConfig, checkpoints: Path, processes: Processes) -> TrainingConfig:
+    """Replaces `auto` by what the run began with, or else by what is quick here; all processes take the same."""
+    if training.precision != "auto":
+        return training
+    device = processes.device.type
+    precision = processes.on_first(lambda: precision_of(checkpoints) or quickest_precision(device))
+    return training.model_copy(update={"precision": precision})
 
 
 def check_division(training: TrainingConfig, processes: Processes) -> None:
@@ -109,6 +117,7 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
         "tokens": history.values("tokens")[-1],
         "tokens_per_second": statistics.median(history.values("tokens_per_second")),
         "steps": training.steps,
+        "precision": training.precision,
     }
     if accuracies:
         metrics |= {"preference_accuracy_before": accuracies[0], "preference_accuracy": accuracies[-1]}

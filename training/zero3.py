@@ -46,7 +46,7 @@ class Zero3Engine(Engine):
             "train_micro_batch_size_per_gpu": config.rows_per_step // (world * config.accumulation),
             "gradient_accumulation_steps": config.accumulation,
             "gradient_clipping": config.max_grad_norm,
-            "bf16": {"enabled": config.precision == "bf16"},
+            "bf16": {"enabled": self.precision == "bf16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "communication_data_type": "fp32",
             "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},

@@ -1,19 +1,19 @@
 """One endpoint process per served bundle: started, verified, restarted when it dies, drained before it is stopped."""
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from lineage.child import die_with_parent
 from lineage.privacy import TELEMETRY_OFF
 from serving.endpoint.listen import SECONDS_TO_DRAIN
 from serving.routes import Arm
@@ -21,7 +21,6 @@ from serving.routes import Arm
 SECONDS_TO_START = 120
 SECONDS_TO_STOP = 10
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds before a restart; doubled each time an endpoint dies before it was ready
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class Endpoint:
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | TELEMETRY_OFF,
             start_new_session=True,  # Ctrl-C reaches the gateway, which drains before it ends its endpoints
-            preexec_fn=die_with_parent(os.getpid()),
+            preexec_fn=die_with_parent(signal.SIGKILL),
         )
 
     async def _verified_url(self, stdout: asyncio.StreamReader, echo: "asyncio.Task[None]", said: list[str]) -> str:
@@ -264,14 +263,3 @@ class Supervisor:
         # From here on it cannot be taken back: if it is wanted again, a new process starts.
         self._retiring.pop(endpoint.served, None)
         await endpoint.stop()
-
-
-def die_with_parent(parent: int) -> Callable[[], None]:
-    """Returns what a child runs before it becomes an endpoint: it ends with the gateway, even by kill -9 (Linux)."""
-
-    def prepare() -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # the gateway died before the line above
-            os._exit(1)
-
-    return prepare

@@ -1,7 +1,9 @@
 """The driver of one canary. Every effect is a projection of the ledger's newest entry.
 
-The order never varies: first the entry, then the route made from it. So a process that is killed anywhere leaves a
-ledger that says where it was, and the next call (or `reconcile`) goes on from there or goes back.
+Whatever gives the candidate traffic is an entry first, then the route made from it. What takes its traffic away is the
+route first, under the token of the entry before: a full disk must not keep a bad candidate in service. Either way a
+process that is killed anywhere leaves a ledger that says where it was, and the next call (or `reconcile`) goes on from
+there or goes back.
 """
 
 import time
@@ -95,7 +97,7 @@ class Canary:
             self._enter(self.release.weight)
             self._tell("resumed", weight=self.release.weight, token=self.token)
             return
-        approval = require_approval(self.release)
+        approval = require_approval(history, self.release.version)
         champion = {"version": self.champion.version, "digest": self.champion.digest} if self.champion else None
         payload = {"approval": approval.seq, "champion": champion, "policy": self.policy.model_dump(mode="json")}
         entry = self.ledger.append(Event.CANARY_STARTED, self.release, self.actor, payload, history.head)

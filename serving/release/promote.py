@@ -105,11 +105,12 @@ def _drive(
     report: Report,
 ) -> None:
     with driving(places, name), closing(GatewayClient(places.gateway, name)) as gateway:
-        release = ledger.history(name).release(version)
+        history = ledger.history(name)
+        release = history.release(version)
         if release.state in ENDED:  # by another process, just before this one took its turn
             return
         if release.state is not State.CANARY:
-            require_approval(release)
+            require_approval(history, version)
         verify_stored(places.bundles, release.digest)
         gateway.arms(token=0)  # a gateway that is away now is the caller's mistake, not the candidate's
         canary = Canary(ledger, places, release, policy, actor, report, gateway)

@@ -68,8 +68,12 @@ def register(
 def record_gate(ledger: Ledger, name: str, version: str, gate: Path, actor: str) -> Release:
     """Records what the gate said about a registered version; the same verdict again is no second entry.
 
+    The entry keeps the digest of the champion that the version was compared with ("" where only floors were checked): an
+    approval holds as long as that is the champion.
+
     Args:
-        gate: the gate stage's folder: its record, `verdict.json`, and the record's parent `candidate` with the scores.
+        gate: the gate stage's folder: its record, `verdict.json`, and the record's parents `candidate` and, where there
+            was a champion, `champion`, with the scores.
 
     Raises:
         BadInput: the gate did not finish, or it judged another bundle.
@@ -79,7 +83,7 @@ def record_gate(ledger: Ledger, name: str, version: str, gate: Path, actor: str)
     verify_outputs(gate, record)
     history = ledger.history(name)
     release = history.release(version)
-    judged = _judged_digest(gate, record)
+    judged = _scored_digest(gate, record, "candidate")
     if judged != release.digest:
         raise BadInput(
             gate, "candidate", f"is {judged}, but {name}@{version} is {release.digest}", "gate this very version"
@@ -91,7 +95,9 @@ def record_gate(ledger: Ledger, name: str, version: str, gate: Path, actor: str)
     newest = release.last(Event.GATED)
     if newest and newest.payload["verdict_sha256"] == sha256:
         return release
-    payload = {"verdict": verdict["verdict"], "verdict_sha256": sha256, "reasons": verdict.get("reasons", [])}
+    champion = _scored_digest(gate, record, "champion") if "champion" in record.parents else ""
+    payload = {"verdict": verdict["verdict"], "verdict_sha256": sha256, "champion": champion}
+    payload["reasons"] = verdict.get("reasons", [])
     ledger.append(Event.GATED, release, actor, payload, history.head)
     return ledger.history(name).release(version)
 
@@ -115,12 +121,12 @@ def _ancestry(stage: Path) -> Iterator[Record]:
         yield from _ancestry(path.parent)
 
 
-def _judged_digest(gate: Path, record: Record) -> str:
-    """Returns the digest of the candidate whose scores the gate compared."""
-    if "candidate" not in record.parents:
-        raise BadInput(gate / RECORD, "parents.candidate", "is missing", "give the folder of a gate stage")
-    scores = Path(record.parents["candidate"].path) / "scores.json"
-    expected = record.inputs.get("candidate/scores.json")
+def _scored_digest(gate: Path, record: Record, role: str) -> str:
+    """Returns the digest of the model whose scores the gate read in a role."""
+    if role not in record.parents:
+        raise BadInput(gate / RECORD, f"parents.{role}", "is missing", "give the folder of a gate stage")
+    scores = Path(record.parents[role].path) / "scores.json"
+    expected = record.inputs.get(f"{role}/scores.json")
     if not scores.is_file() or (expected and sha256_file(scores) != expected):
         raise Tampered(scores, "", "is not the file that the gate judged", "run evaluation and gate again")
     try:

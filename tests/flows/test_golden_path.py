@@ -164,7 +164,7 @@ def servers(place, environment):
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        with running(Settings(home=place / "home"), "prefect", "mlflow", "gateway", linger=False) as services:
+        with running(Settings(home=place / "home"), "prefect", "mlflow", "gateway", spare_used=False) as services:
             yield services
     finally:
         os.environ.clear()

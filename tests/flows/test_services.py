@@ -75,24 +75,30 @@ def test_a_second_command_uses_what_the_first_one_started(home_settings: Setting
     assert nothing_is_left(home_settings)
 
 
-def test_the_starter_waits_for_other_users(home_settings: Settings, start_command: Start) -> None:
+@pytest.mark.parametrize("how", ["leaves", "is killed"])
+def test_a_service_outlives_its_starter_while_another_command_uses_it(
+    home_settings: Settings, start_command: Start, how: str
+) -> None:
     first, pid = use_gateway(start_command, home_settings)
     second, _ = use_gateway(start_command, home_settings)
-    first.say()
-    first.read_until("another command still uses gateway")
-    assert responds(read_services(home_settings)["gateway"])
+    if how == "leaves":
+        first.say()
+        first.read_until("gateway goes on")
+        assert first.process.wait(20) == 0
+    else:
+        first.process.kill()
+        first.process.wait(20)
     third, same = use_gateway(start_command, home_settings)  # one that comes now is served too
     assert same == pid
     third.say()
     assert third.process.wait(20) == 0
-    assert first.process.poll() is None
+    assert responds(read_services(home_settings)["gateway"])
     second.say()
     assert second.process.wait(20) == 0
-    assert first.process.wait(20) == 0
     assert nothing_is_left(home_settings)
 
 
-def test_a_user_that_is_killed_is_not_waited_for(home_settings: Settings, start_command: Start) -> None:
+def test_a_user_that_is_killed_holds_nothing_up(home_settings: Settings, start_command: Start) -> None:
     first, _ = use_gateway(start_command, home_settings)
     second, _ = use_gateway(start_command, home_settings)
     second.process.kill()
@@ -221,7 +227,7 @@ print("alias", client.get_model_version_by_alias("m", "champion").version, clien
 """
     with running(home_settings, "mlflow") as services:
         mlflow = services["mlflow"]
-        assert len(family(f"mlflow@{home_settings.home}")) == 2
+        assert len(family(f"mlflow@{home_settings.home}")) == 3  # the server, its one worker, and the keeper
         command = start_command(program)
         assert command.read_until("alias") == "alias 1 {'loss': 1.5}\n"
     assert list((home_settings.mlflow_db.parent / "artifacts").rglob("note.txt"))

@@ -71,9 +71,10 @@ def test_a_finished_stage_is_reused_and_nothing_is_written(tmp_path: Path) -> No
 
 
 def test_the_record_tells_what_happened(tmp_path: Path) -> None:
-    (tmp_path / ".checkpoints").mkdir()
-    (tmp_path / ".checkpoints" / "step").write_text("hidden")
     (tmp_path / "job.yaml").write_text(dump_job(data_job()))
+    with StageRun(data_job(), tmp_path):
+        (tmp_path / ".checkpoints").mkdir()
+        (tmp_path / ".checkpoints" / "step").write_text("hidden")
     record = finish_data(tmp_path)
     assert read_record(tmp_path) == record
     assert set(record.outputs) == {"rows/train.jsonl"}
@@ -127,6 +128,13 @@ def test_unfinished_work_of_another_configuration_is_discarded(tmp_path: Path) -
     (tmp_path / ".checkpoints").mkdir()
     with StageRun(data_job(config={"seed": 2}), tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".lock", STARTED}
+
+
+def test_files_that_no_stage_wrote_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="no stage's work"), StageRun(data_job(), tmp_path):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

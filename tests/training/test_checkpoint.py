@@ -13,7 +13,9 @@ from lineage.errors import BadInput, GoldpathError
 from training.checkpoint import Checkpoints, Progress
 from training.config import TrainingConfig
 from training.engine import Engine, Piece, ReadRange
+from training.hardware import Precision, quickest_precision
 from training.processes import Processes
+from training.stage import settle_precision
 
 
 class OneTensor(Engine):
@@ -21,7 +23,7 @@ class OneTensor(Engine):
 
     def __init__(self, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
         self.processes = Processes(rank, world, torch.device("cpu"))
-        self.config = TrainingConfig(objective="sft", steps=1)
+        self.config, self.precision = TrainingConfig(objective="sft", steps=1), "fp32"
         self.start, self.values = start, torch.arange(start, stop, dtype=torch.float32)
 
     def pieces(self) -> Iterator[Piece]:
@@ -40,6 +42,18 @@ class OneTensor(Engine):
 def checkpoints(tmp_path: Path) -> Checkpoints:
     """The checkpoints of a run of one process."""
     return Checkpoints(tmp_path / ".checkpoints", "a" * 64, 2, Processes(0, 1, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("began", ["bf16", "fp32"])
+def test_a_run_continues_in_the_precision_that_it_began_with(checkpoints: Checkpoints, began: Precision) -> None:
+    auto = TrainingConfig(objective="sft", steps=1)
+    assert settle_precision(auto, checkpoints.folder, checkpoints.processes).precision == quickest_precision("cpu")
+    engine = OneTensor(0, 10)
+    engine.precision = began
+    checkpoints.save(engine, Progress(step=1))
+    assert settle_precision(auto, checkpoints.folder, checkpoints.processes).precision == began
+    asked = auto.model_copy(update={"precision": "bf16"})
+    assert settle_precision(asked, checkpoints.folder, checkpoints.processes) == asked
 
 
 def test_state_and_random_numbers_come_back(checkpoints: Checkpoints) -> None:

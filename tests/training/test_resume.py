@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_training import Command, wait_until
 
-from lineage.files import sha256_file
+from lineage.files import sha256_file, write_json
+from lineage.record import read_record
+from lineage.stage import STARTED
 
 LONG = {"steps": 60, "rows_per_step": 8, "checkpoint_every": 5, "log_every": 5, "keep_checkpoints": 3, "precision": "bf16"}
 WEIGHTS = Path("bundle") / "model.safetensors"
@@ -100,4 +102,5 @@ def test_only_whole_checkpoints_are_kept_and_only_so_many(uninterrupted: tuple[C
 def rewound(finished: Path, out: Path) -> Path:
     """Returns a copy of a run as it was just before its end: checkpoints and history, but neither bundle nor record."""
     shutil.copytree(finished, out, ignore=shutil.ignore_patterns("bundle", "record.json"))
+    write_json(out / STARTED, {"fingerprint": read_record(finished).fingerprint})
     return out

@@ -49,19 +49,21 @@ class House:
         write_record(folder, record.model_copy(update={"stamp": stamp}))
 
     def gate(self, version: str, digest: str, verdict: str = "pass", attempt: str = "gate") -> Path:
-        """Finishes an evaluation of a digest and a gate on it; returns the gate's folder."""
+        """Finishes an evaluation of a digest and a gate on it, against the champion of now; returns the gate's folder."""
         folder = self.root / "runs" / NAME / version
         if not (folder / "evaluate" / RECORD).is_file():
             with StageRun(Job(name=NAME, version=version, stage="evaluate", config={}), folder / "evaluate") as run:
                 scores = {"models": {"candidate": {"digest": digest, "metrics": {}}}}
                 write_json(folder / "evaluate" / "scores.json", scores)
                 run.finish({})
+        champion = self.ledger.champion(NAME)
+        parents = {"champion": folder.parent / champion.version / "evaluate"} if champion else {}
         job = Job(
             name=NAME,
             version=version,
             stage="gate",
             config={"attempt": attempt},
-            parents={"candidate": folder / "evaluate"},
+            parents={"candidate": folder / "evaluate", **parents},
         )
         with StageRun(job, folder / attempt) as run:
             write_json(folder / attempt / "verdict.json", {"verdict": verdict, "reasons": [f"{attempt}: {verdict}"]})

@@ -126,7 +126,7 @@ def test_an_approval_is_bound_to_digest_and_verdict(house: House) -> None:
     assert gate is not None
     assert entry.digest == release.digest
     assert entry.payload == {"reason": "not worse anywhere", "gate_sha256": gate.payload["verdict_sha256"]}
-    assert require_approval(house.ledger.history(NAME).release("1.0.0")) == entry
+    assert require_approval(house.ledger.history(NAME), "1.0.0") == entry
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_approval_lapses_when_the_gate_speaks_again(house: House) -> None:
     gate = house.gate("1.0.0", release.digest, "pass", attempt="gate-2")
     record_gate(house.ledger, NAME, "1.0.0", gate, "ci")
     with pytest.raises(NotApproved, match="approve or reject it") as caught:
-        require_approval(house.ledger.history(NAME).release("1.0.0"))
+        require_approval(house.ledger.history(NAME), "1.0.0")
     assert caught.value.exit_code == ExitCode.AWAITING_APPROVAL
 
 
@@ -184,7 +184,7 @@ def test_a_self_approval_slipped_into_the_ledger_does_not_hold(house: House) -> 
     payload = {"reason": "trust me", "gate_sha256": gate.payload["verdict_sha256"]}
     house.ledger.append(Event.APPROVED, release, "ada", payload, house.ledger.history(NAME).head)
     with pytest.raises(NotApproved, match="does not hold"):
-        require_approval(house.ledger.history(NAME).release("1.0.0"))
+        require_approval(house.ledger.history(NAME), "1.0.0")
 
 
 def test_an_approval_of_another_verdict_does_not_hold(house: House) -> None:
@@ -192,7 +192,34 @@ def test_an_approval_of_another_verdict_does_not_hold(house: House) -> None:
     payload = {"reason": "fine", "gate_sha256": "0" * 64}
     house.ledger.append(Event.APPROVED, release, "bob", payload, house.ledger.history(NAME).head)
     with pytest.raises(NotApproved, match="another digest or verdict"):
-        require_approval(house.ledger.history(NAME).release("1.0.0"))
+        require_approval(house.ledger.history(NAME), "1.0.0")
+
+
+def test_a_verdict_against_a_former_champion_carries_no_approval(house: House) -> None:
+    house.crown("0.9.0")
+    house.approved("1.0.0")
+    house.gated("1.1.0")
+    assert require_approval(house.ledger.history(NAME), "1.0.0")
+    house.crown("0.9.1")
+    with pytest.raises(NotApproved, match=r"compared it with 0\.9\.0, and the champion is 0\.9\.1 now") as caught:
+        require_approval(house.ledger.history(NAME), "1.0.0")
+    assert caught.value.exit_code == ExitCode.AWAITING_APPROVAL
+    with pytest.raises(BadInput, match=r"compared it with 0\.9\.0.*--only gate"):
+        approve(house.ledger, house.places, NAME, "1.1.0", "bob", "looked fine last week")
+    release = house.ledger.history(NAME).release("1.1.0")
+    record_gate(house.ledger, NAME, "1.1.0", house.gate("1.1.0", release.digest, attempt="gate-0.9.1"), "ci")
+    assert approve(house.ledger, house.places, NAME, "1.1.0", "bob", "compared with the champion of now")
+
+
+def test_a_verdict_without_a_champion_carries_no_approval_beside_one(house: House) -> None:
+    house.gated("1.0.0")
+    house.gated("1.1.0")
+    approve(house.ledger, house.places, NAME, "1.0.0", "bob", "first")
+    for event in (Event.CANARY_STARTED, Event.PROMOTED):
+        history = house.ledger.history(NAME)
+        house.ledger.append(event, history.release("1.0.0"), "driver", {}, history.head)
+    with pytest.raises(BadInput, match=r"compared it with no champion, and the champion is 1\.0\.0 now"):
+        approve(house.ledger, house.places, NAME, "1.1.0", "bob", "above every floor")
 
 
 def test_a_rejected_version_never_comes_back(house: House) -> None:
