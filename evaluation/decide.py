@@ -4,7 +4,7 @@ from pathlib import Path
 
 from evaluation.config import GatePolicy
 from evaluation.evidence import CANDIDATE, CHAMPION, Evidence, check_comparable, read_evidence
-from evaluation.gate import judge
+from evaluation.gate import Check, judge
 from evaluation.report import write_report
 from evaluation.samples import measure_all
 from lineage.errors import BadInput
@@ -35,8 +35,13 @@ def decide(job: Job, policy: GatePolicy, out: Path) -> dict[str, Metric]:
     verdict = judge(policy, mine, theirs, champion.name if champion else "")
     write_json(out / "verdict.json", verdict.model_dump(mode="json"))
     write_report(out, job, policy, verdict, candidate, champion)
-    figures = {f"{check.metric}/{check.kind}": check.value for check in verdict.checks}
-    return {"verdict": verdict.verdict, "against": verdict.against, **figures}
+    against = {"against": verdict.against} if champion else {}
+    return {"verdict": verdict.verdict, **against, **dict(_figure(check) for check in verdict.checks)}
+
+
+def _figure(check: Check) -> tuple[str, float | None]:
+    """Returns what a check looked at: the score itself, or the improvement over the champion."""
+    return (check.metric if check.kind == "floor" else f"{check.metric}.improvement"), check.value
 
 
 def check_policy(policy: GatePolicy, candidate: Evidence, has_champion: bool) -> None:

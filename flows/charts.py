@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 INK = "#808691"  # a grey that reads on white and on near-black
 COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
+# A model keeps its colour from chart to chart; the candidate is the blue one.
+ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
+LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss")
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -42,14 +45,14 @@ def score_bars(metric: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     values = [scores[label]["value"] for label in labels]
     below = [max(0.0, score["value"] - score["low"]) for score in scores.values()]
     above = [max(0.0, score["high"] - score["value"]) for score in scores.values()]
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
+    colours = [COLOURS[ROLE_COLOURS.get(label, 5)] for label in labels]
     axis.barh(labels, values, xerr=[below, above], color=colours, ecolor=INK, capsize=3, height=0.66)
     longest = max([*values, 1e-9])
     for row, value in enumerate(values):
         inside = "white" if value > longest / 10 else INK  # a bar that is too short for its label shows the page behind it
         axis.text(0.005, row, f" {value:.3g}", va="bottom", color=inside, fontsize=8, transform=axis.get_yaxis_transform())
     axis.invert_yaxis()
-    axis.set_title(metric)
+    axis.set_title(f"{metric} (lower is better)" if metric.endswith(LOWER_IS_BETTER) else metric)
     return _svg(figure, f"{metric} by model with confidence intervals")
 
 

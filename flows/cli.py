@@ -34,7 +34,7 @@ def cli() -> None:
 @cli.command()
 @as_json
 def demo(as_json: bool) -> int:
-    """Show the whole path on the Python standard library, in three acts (about 8 minutes)."""
+    """Show the whole path on the Python standard library, in three acts."""
     from flows.demo import run_demo, summary_table
 
     return emit(run_demo(settings()), as_json, summary_table)

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from flows.console import say
 from flows.recipe import find_recipe
 from flows.report import stage_rows, write_report
 from flows.services import running
 from flows.traffic import Traffic
+from flows.views import models_view
 from lineage.errors import ExitCode, GoldpathError
 from lineage.files import write_atomic
 from lineage.section import read_yaml
@@ -51,7 +53,8 @@ def run_demo(settings: "Settings") -> dict[str, Any]:
     environment = os.environ | waiver | {"GOLDPATH_HOME": str(settings.home)}
     if code_state()[1]:
         tell("The code differs from its commit: the demo registers under a waiver, which the ledger keeps.")
-    with running(settings, "prefect", "mlflow", "gateway") as services:
+    tell("Prefect, MLflow and the gateway start: real servers, on 127.0.0.1.")
+    with running(settings, "prefect", "mlflow", "gateway", report=lambda line: say("services", line)) as services:
         stage = Stage(settings, environment, services["gateway"].url)
         recipes = write_recipes(demo)
 
@@ -73,9 +76,8 @@ def run_demo(settings: "Settings") -> dict[str, Any]:
         stage.type("run", recipes["1.2.0"])
         stage.release("1.2.0", "passed the gate", expect=ExitCode.ROLLED_BACK)
 
-        models = stage.type("models")
+        champion = next(model for model in own_models(settings) if model["state"] == "champion")
     report = write_report(settings, NAME, list(VERSIONS), demo / "report.html")
-    champion = next(model for model in models if model["name"] == NAME and model["state"] == "champion")
     return {
         "seconds": round(time.monotonic() - started, 1),
         "champion": champion["version"],
@@ -114,18 +116,24 @@ class Stage:
 
     def release(self, version: str, reason: str, expect: ExitCode = ExitCode.OK) -> None:
         """Approves a version and takes it through its canary under real traffic; a decided release is not repeated."""
-        state = next(model["state"] for model in self.type("models") if model["version"] == version)
+        states = {model["version"]: model["state"] for model in own_models(self.settings)}
+        state = states[version]
         if state in ("champion", "superseded", "rolled_back"):
             tell(f"{NAME}@{version} is {state} since an earlier demo: its release is not repeated.")
             return
         if state == "gated":
             self.type("approve", f"{NAME}@{version}", "--as", APPROVER, "--reason", reason)
         questions = live_questions(self.settings.runs / NAME / version / "data")
-        with Traffic(self.gateway_url, NAME, questions) as traffic:
+        with Traffic(self.gateway_url, NAME, questions, served="champion" in states.values()) as traffic:
             self.type("release", f"{NAME}@{version}", expect=expect)
         for total, seen in ((self.answers, traffic.answers), (self.failures, traffic.failures)):
             for key, count in seen.items():
                 total[key] = total.get(key, 0) + count
+
+
+def own_models(settings: "Settings") -> list[dict[str, Any]]:
+    """Returns the registered versions of the demo's model."""
+    return [model for model in models_view(settings) if model["name"] == NAME]
 
 
 def write_recipes(folder: Path) -> dict[str, str]:
@@ -167,15 +175,15 @@ def live_questions(data: Path) -> list[str]:
 
 def summary_table(result: dict[str, Any]) -> "RenderableType":
     """Renders the demo's last page: one table, the report's path, and what to try next."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
 
     program = os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "goldpath"
-    table = Table(
-        title=f"{NAME}: {result['seconds']:.0f} s, {result['requests']:,} requests, {result['failed_requests']} failed"
-    )
+    title = f"{NAME}: {result['seconds']:.0f} s, {result['requests']:,} requests, {result['failed_requests']} failed"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("version", "stage", "time", "main figure", "verdict"):
-        table.add_column(column)
+        table.add_column(column, justify="right" if column == "time" else "left")
     for row in result["stages"]:
         table.add_row(row["version"], row["stage"], row["time"], row["figure"], row["verdict"])
     return Group(

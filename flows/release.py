@@ -1,6 +1,7 @@
 """Between the runs and the ledger: registration of what was built, decisions on it, and the step that releases it."""
 
 import getpass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -12,13 +13,13 @@ from flows.tracking import tracking_uri
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job
-from lineage.record import RECORD
+from lineage.record import RECORD, read_record
 from lineage.section import parse, read_yaml
 from serving.config import CanaryPolicy, CanaryResources, Places
 from serving.release.approval import approve, reject
 from serving.release.ledger import Ledger
 from serving.release.registry import record_gate, register
-from serving.release.states import Release
+from serving.release.states import Event, Release, State
 
 if TYPE_CHECKING:
     from flows.gating import Gate
@@ -82,6 +83,7 @@ def decide_on(settings: "Settings", address: str, verb: str, user: str, reason: 
         show_in_mlflow(settings, ledger, name)
     finally:
         ledger.close()
+    say(verb, f"{address} {entry.event} by {entry.actor}: entry {entry.seq} of the ledger, for {entry.digest[:19]}…")
     return {
         "name": name,
         "version": version,
@@ -130,12 +132,12 @@ def show_in_mlflow(settings: "Settings", ledger: Ledger, name: str) -> None:
 
 
 def canary_step(settings: "Settings", name: str, version: str) -> Step:
-    """Returns the step that takes a version through its canary: a new attempt, or the one that was interrupted."""
+    """Returns the step that takes a version through its canary: a new attempt, or the last one, to go on or to repeat."""
     folder = settings.runs / name / version
     policy = parse(CanaryPolicy, read_yaml(folder / POLICY), folder / POLICY)
     attempts = sorted(folder.glob("canary-*"), key=lambda path: int(path.name.removeprefix("canary-")))
-    unfinished = [path for path in attempts if not (path / RECORD).is_file()]
-    out = unfinished[-1] if unfinished else folder / f"canary-{len(attempts) + 1}"
+    goes_on = attempts and (not (attempts[-1] / RECORD).is_file() or _decided_in(settings, name, version, attempts[-1]))
+    out = attempts[-1] if goes_on else folder / f"canary-{len(attempts) + 1}"
     resources = CanaryResources(**places(settings).model_dump(), requester=requester())
     job = Job(
         name=name,
@@ -147,6 +149,16 @@ def canary_step(settings: "Settings", name: str, version: str) -> Step:
         resources=resources.model_dump(mode="json"),
     )
     return Step(job, out)
+
+
+def _decided_in(settings: "Settings", name: str, version: str, attempt: Path) -> bool:
+    """Tells whether this attempt decided what the version is now: its canary ended, and no later approval asks for more."""
+    ledger = Ledger(settings.ledger)
+    release = ledger.history(name).release(version)
+    ledger.close()
+    approval = release.last(Event.APPROVED)
+    same = approval is not None and read_record(attempt).inputs.get("approval") == approval.hash
+    return same and release.state in (State.CHAMPION, State.ROLLED_BACK)
 
 
 def places(settings: "Settings") -> Places:

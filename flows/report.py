@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html")
 STAGE_ORDER = ("data", "pretrain", "sft", "dpo", "evaluate", "gate", "canary")
-MAIN_FIGURE = {  # what a person asks of a stage first
-    "data": ("tokens_pretrain", "tokens_sft"),
-    "pretrain": ("validation_loss",),
-    "sft": ("validation_loss",),
-    "dpo": ("preference_accuracy", "validation_loss"),
-    "evaluate": ("closed_book.exact_match",),
-    "gate": ("closed_book.exact_match/champion", "closed_book.exact_match/floor"),
-    "canary": ("weight",),
+MAIN_FIGURE = {  # what a person asks of a stage first: the figure, and what it is called in a table
+    "data": {"tokens_pretrain": "pretraining tokens", "tokens_sft": "SFT tokens"},
+    "pretrain": {"validation_loss": "validation loss"},
+    "sft": {"validation_loss": "validation loss"},
+    "dpo": {"preference_accuracy": "preference accuracy"},
+    "evaluate": {"closed_book.exact_match": "closed-book"},
+    "gate": {"closed_book.exact_match.improvement": "closed-book, gain", "closed_book.exact_match": "closed-book"},
+    "canary": {"weight": "traffic, %"},
 }
 
 
@@ -53,7 +53,7 @@ def stage_rows(folder: Path) -> list[dict[str, str]]:
             {
                 "version": folder.name,
                 "stage": stage.name,
-                "time": f"{record.seconds:.1f}" if here else f"reused from {record.version}",
+                "time": f"{record.seconds:.1f} s" if here else f"as {record.version}",
                 "figure": main_figure(record),
                 "verdict": str(record.metrics.get("verdict", "")),
             }
@@ -74,14 +74,14 @@ def stages(folder: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def main_figure(record: Record) -> str:
-    """Returns a stage's main figure as `name value`, with the value before the stage where there is one."""
-    for name in MAIN_FIGURE.get(record.stage, ()):
+    """Returns a stage's main figure as `label value`, with the value before the stage where there is one."""
+    for name, label in MAIN_FIGURE.get(record.stage, {}).items():
         value = record.metrics.get(name)
         before = record.metrics.get(f"{name}_before")
         if isinstance(value, float):
-            return f"{name} {before:.3g} → {value:.3g}" if isinstance(before, float) else f"{name} {value:.3g}"
+            return f"{label} {before:.3g} → {value:.3g}" if isinstance(before, float) else f"{label} {value:.3g}"
         if value is not None:
-            return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+            return f"{label} {value:,}" if isinstance(value, int) else f"{label} {value}"
     return ""
 
 
@@ -105,8 +105,9 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
                 found |= {"verdict": verdict["verdict"], "reasons": verdict["reasons"]}
                 found["gate_report"] = os.path.relpath(path / "report.html", page_folder)
             case "canary":
-                title = f"{record.name}@{record.version}: {record.metrics.get('verdict')}"
-                found["canaries"].append(canary_timeline(title, _json_lines(path / "timeline.jsonl")))
+                figures = record.metrics
+                drawing = canary_timeline(f"{record.name}@{record.version}", _json_lines(path / "timeline.jsonl"))
+                found["canaries"].append({"drawing": drawing, "verdict": figures["verdict"], "reason": figures["reason"]})
     if histories:
         found["curves"] = loss_curves(histories)
     return found

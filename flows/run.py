@@ -114,6 +114,7 @@ def flow_servers(settings: "Settings", *more: str, meanwhile: "Future[None] | No
         # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
         try:
             yield

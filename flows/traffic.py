@@ -18,15 +18,19 @@ class Traffic:
 
     Attributes:
         answers: how many requests each bundle digest answered.
-        failures: what went wrong, by its text; a failed request is one that a person would have noticed. A model that
-            never answered yet has no users, so its clients wait for the first answer.
+        failures: what went wrong, by its text; a failed request is one that a person would have noticed.
+
+    Args:
+        served: whether the model answers already. One that never did has no users: its clients wait for the first answer.
     """
 
-    def __init__(self, gateway_url: str, model: str, questions: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, gateway_url: str, model: str, questions: Sequence[str], served: bool, seed: int = 0) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self._url, self._model, self._questions = f"{gateway_url}/v1/chat/completions", model, list(questions)
         self._stop, self._served = threading.Event(), threading.Event()
+        if served:
+            self._served.set()
         self._numbers = itertools.count()
         self._threads = [threading.Thread(target=self._ask, args=(seed + i,), daemon=True) for i in range(CLIENTS)]
 

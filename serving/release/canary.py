@@ -202,7 +202,8 @@ class Canary:
         return "; ".join([*traffic.doubts(), *reasons])
 
     def _promote(self) -> None:
-        reason = f"passed {len(self._weights())} steps and {self.looks} looks"
+        steps, looks = len(self._weights()), self.looks
+        reason = f"passed {steps} step{'s' * (steps != 1)} and {looks} look{'s' * (looks != 1)}"
         self._advance(Event.PROMOTED, self._payload(reason))
         self._await_settled()
         self._tell("promoted", reason=reason, token=self.token)

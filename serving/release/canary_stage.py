@@ -73,6 +73,8 @@ class _Timeline:
         at = f"{event['seconds']:6.1f} s  " if "seconds" in event else ""
         weight = f"{event['weight']:g} %  " if "weight" in event else ""
         said = "; ".join(event.get("reasons", [])) or event.get("reason", "")
+        if event.get("decision") == "pass":  # why not is news; why is in the file
+            said = f"after {event['candidate']['requests']} requests, {event['champion']['requests']} of the champion's"
         print(f"{at}{event['event']:<11} {weight}{event.get('decision', '')}  {said}".rstrip(), file=sys.stderr)
 
 

@@ -197,7 +197,8 @@ def champion(first, place, servers, goldpath):
 
 
 def release(goldpath, servers, address, code=0):
-    with Traffic(servers["gateway"].url, "tiny", [f"Hello! {name}?" for name in NAMES]) as traffic:
+    served = any(model["state"] == "champion" for model in goldpath("models"))
+    with Traffic(servers["gateway"].url, "tiny", [f"Hello! {name}?" for name in NAMES], served) as traffic:
         result = goldpath("release", address, code=code)
     assert not traffic.failures
     return result | {"answers": dict(traffic.answers)}
