@@ -2,9 +2,11 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,16 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     from flows.recipe import load_recipe
 
     name = load_recipe(recipe, version).name  # a typo is told at once, before any server starts
-    # Prefect's server takes seconds to start; MLflow's import and its first migrations take as long. Both at once.
-    with (
-        ThreadPoolExecutor(max_workers=1) as pool,
-        flow_servers(settings, meanwhile=pool.submit(prepare_experiment, settings, name)),
-    ):
+
+    def prepare() -> None:
+        prepare_experiment(settings, name)
+        import_module("flows.build_flow")
+
+    with flow_servers(settings, meanwhile=prepare):
         from flows.build_flow import build_flow
 
+        # Registration needs MLflow in the end; the data stage leaves a core to import it.
+        threading.Thread(target=import_module, args=("mlflow",), daemon=True).start()
         return _outcome(build_flow(recipe, version, only, return_state=True))
 
 
@@ -47,7 +52,7 @@ def run_release(settings: "Settings", address: str) -> dict[str, Any]:
     from flows.release import require_registered
 
     require_registered(settings, name, version)
-    with flow_servers(settings, "gateway"):
+    with flow_servers(settings, "gateway", meanwhile=partial(import_module, "flows.release_flow")):
         from flows.release_flow import release_flow
 
         return _outcome(release_flow(name, version, return_state=True))
@@ -102,19 +107,20 @@ def find_bundle(settings: "Settings", model: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def flow_servers(settings: "Settings", *more: str, meanwhile: "Future[None] | None" = None) -> Iterator[None]:
+def flow_servers(settings: "Settings", *more: str, meanwhile: Callable[[], object]) -> Iterator[None]:
     """Runs a Prefect server (and what else is named), and points MLflow clients to the live server or to its database.
 
     Goldpath's MLflow server and a client that opens its database directly see the same runs: a build does not have to
     wait for a server that only people who look need.
+
+    Args:
+        meanwhile: what this process does while they start: heavy imports take as long as Prefect's server does.
     """
-    with running(settings, "prefect", *more, report=lambda line: say("services", line)):
-        if meanwhile:
-            meanwhile.result()
-        # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with running(settings, "prefect", *more, report=lambda line: say("services", line), meanwhile=meanwhile):
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
         try:
             yield

@@ -49,8 +49,11 @@ class Services:
     def __getitem__(self, name: str) -> Service:
         return self.used[name]
 
-    def bring_up(self, names: tuple[str, ...]) -> None:
+    def bring_up(self, names: tuple[str, ...], meanwhile: Callable[[], object] = lambda: None) -> None:
         """Makes sure that each named service runs, and waits until all of them answer.
+
+        Args:
+            meanwhile: called once they are starting: what this process can do in the seconds that they take.
 
         Raises:
             GoldpathError: one did not start; the message ends with its log's last lines.
@@ -68,6 +71,7 @@ class Services:
                     starting[name] = self._start(name)
                 else:
                     self.used[name] = found
+            meanwhile()
             self._wait(starting, set(starting))
 
     def revive(self, name: str) -> None:
@@ -187,7 +191,11 @@ class Services:
 
 @contextmanager
 def running(
-    settings: Settings, *names: str, spare_used: bool = True, report: Report = lambda _: None
+    settings: Settings,
+    *names: str,
+    spare_used: bool = True,
+    report: Report = lambda _: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Services]:
     """Runs the named services (`prefect`, `mlflow`, `gateway`, `worker`) for as long as the block lasts.
 
@@ -197,6 +205,7 @@ def running(
     Args:
         spare_used: on leaving, leave what other commands use to the last of them; False ends what this one started.
         report: gets one line per event.
+        meanwhile: see `Services.bring_up`.
 
     Raises:
         GoldpathError, BadInput: a service did not start; see `Services.bring_up`.
@@ -209,7 +218,7 @@ def running(
     before = dict(os.environ)
     with signals_end_with_cleanup():
         try:
-            services.bring_up(names)
+            services.bring_up(names, meanwhile)
             _set_environment(environment_with(settings, services.urls()))
             yield services
         finally:
