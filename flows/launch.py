@@ -56,10 +56,10 @@ class StageFailed(GoldpathError):
     def __init__(self, stage: str, code: int, command: list[str], tail: list[str]) -> None:
         self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
         self.interrupted = code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # ended from outside
-        said = next((line for line in reversed(tail) if line.startswith(ERROR)), tail[-1] if tail else "it said nothing")
-        cause = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        where = f"stage `{stage}` {cause}; the same again: {shlex.join(command)}"
-        super().__init__(f"{said.removeprefix(ERROR)}\n  {where}")
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        error = next((line.removeprefix(ERROR) for line in reversed(tail) if line.startswith(ERROR)), "")
+        what = error or f"{how}; it last said: {tail[-1] if tail else 'nothing'}. Fix: run the same command again"
+        super().__init__(f"stage `{stage}`: {what}\n  {how}; replay: {shlex.join(command)}")
 
 
 def stage_command(job: Job, out: Path) -> list[str]:

@@ -6,7 +6,6 @@ configuration and the same bytes to read.
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from lineage.bundle import MANIFEST
 from lineage.errors import BadInput, Tampered
 from lineage.job import Job
 from lineage.record import RECORD, Record, read_record, verify_outputs
-from lineage.stage import finished_record, started_fingerprint
+from lineage.stage import finished_record, remove_unfinished, started_fingerprint
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -124,7 +123,7 @@ def link_reused(step: Step, source: Path) -> None:
     """Makes a step's folder a relative link to the finished folder that it reuses; atomic, and repeatable after a kill."""
     step.out.parent.mkdir(parents=True, exist_ok=True)
     if step.out.is_dir() and not step.out.is_symlink():
-        shutil.rmtree(step.out)  # unfinished: decide() found no record in it
+        remove_unfinished(step.out)  # decide() found no record in it
     temporary = step.out.parent / f".{step.stage}.link"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(source.resolve(), step.out.parent.resolve()))

@@ -104,16 +104,11 @@ class StageRun:
     def _take_folder(self) -> None:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.out / ".lock").open("a+")
+            self._lock = _lock_folder(self.out)
         except OSError as error:
             raise BadInput(
                 self.out, "", f"cannot be written ({error.strerror})", "choose a folder that you may write"
             ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise GoldpathError(f"{self.out}: another process is running this stage. Fix: wait for it, or end it") from None
 
     def _discard_foreign_work(self) -> None:
         """Unfinished work of the same identity is continued; work of another identity never happened, so it goes."""
@@ -133,6 +128,16 @@ class StageRun:
             else:
                 path.unlink()
         (self.out / STARTED).unlink(missing_ok=True)  # last, so that a kill half-way leaves it known whose work this was
+
+
+def remove_unfinished(out: Path) -> None:
+    """Removes a stage's folder that holds no record.
+
+    Raises:
+        GoldpathError: a process is at work in it.
+    """
+    with _lock_folder(out):
+        shutil.rmtree(out)
 
 
 def finished_record(job: Job, out: Path, fingerprint: str) -> Record | None:
@@ -161,6 +166,17 @@ def started_fingerprint(out: Path) -> str | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((out / STARTED).read_text(encoding="utf-8"))["fingerprint"])
     return None
+
+
+def _lock_folder(out: Path) -> IO[str]:
+    """Returns the open lock of a stage's folder; closing it, or the end of the process, gives it back."""
+    lock = (out / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise GoldpathError(f"{out}: another process is running this stage. Fix: wait for it, or end it") from None
+    return lock
 
 
 def _describe_parent(folder: Path) -> Parent:

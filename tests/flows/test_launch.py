@@ -56,7 +56,7 @@ def test_the_command_is_what_a_person_types(tmp_path):
     assert "--nproc-per-node=2" not in stage_command(two.model_copy(update={"stage": "evaluate"}), tmp_path)
 
 
-def test_bad_input_keeps_its_exit_code_and_names_the_file(tmp_path, settings):
+def test_bad_input_keeps_its_exit_code_and_names_the_file_once(tmp_path, settings, capfd):
     with pytest.raises(StageFailed) as caught:
         run_stage(data_job(tmp_path / "missing.jsonl"), tmp_path / "out", settings)
     assert caught.value.exit_code == ExitCode.BAD_INPUT
@@ -64,6 +64,7 @@ def test_bad_input_keeps_its_exit_code_and_names_the_file(tmp_path, settings):
     assert "missing.jsonl" in str(caught.value)
     assert "Fix:" in str(caught.value)
     assert f"replay: {sys.executable} -m data_contracts" in str(caught.value)
+    assert "missing.jsonl" not in capfd.readouterr().err  # the caller prints the exception
     assert not (tmp_path / "out" / "record.json").exists()
 
 
