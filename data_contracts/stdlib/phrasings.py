@@ -75,12 +75,17 @@ PREFERENCE_QUESTIONS = (
     "I remember `{name}` but not its module.",
 )
 
-# What the closed-book golden set asks about the same names.
+# What the closed-book golden set asks about the same names. Written after the training phrasings were settled and never
+# tuned against: the errors of an earlier list had been looked at. Change this list whenever training's changes.
 CLOSED_BOOK_QUESTIONS = (
-    "Where in the standard library does `{name}` live?",
-    "What is the name of the module that offers `{name}`?",
-    "To call `{name}`, which module has to be imported first?",
-    "Could you say which module ships `{name}`?",
+    "Which module's documentation describes `{name}`?",
+    "What has to stand after `from` when I import `{name}`?",
+    "Which module would you look into for `{name}`?",
+    "Python ships `{name}` in which of its modules?",
+    "I came across `{name}`. What is its module called?",
+    "`{name}` is public in one module. Which one is that?",
+    "Without which import is `{name}` unknown?",
+    "Under which module is `{name}` listed?",
 )
 
 # What the multiple-choice golden set asks.
