@@ -15,6 +15,7 @@ from flows.release import keep_policy, register_candidate
 from flows.settings import load_settings
 from flows.tasks import stage_task
 from lineage.errors import BadInput
+from serving.release.states import State as Stands
 
 GATE = "gate"
 
@@ -50,7 +51,13 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
 
     gate = gate_against_champion(plan, settings, afresh=only == GATE)
     candidate = register_candidate(plan, settings, gate)
-    summary |= {"verdict": gate.verdict, "reasons": gate.reasons, "against": gate.champion, "digest": candidate.digest}
+    summary |= {
+        "verdict": gate.verdict,
+        "reasons": gate.reasons,
+        "against": gate.champion,
+        "digest": candidate.digest,
+        "state": str(candidate.state),
+    }
     summary["stages"]["gate"] = {"seconds": gate.record.seconds, "out": str(gate.folder), "metrics": gate.record.metrics}
     _show(summary)
     if gate.verdict != "pass":
@@ -58,8 +65,9 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
         for reason in gate.reasons:
             say("", reason)
         return Failed(name="GateFailed", message="; ".join(gate.reasons), data=summary)
-    say("candidate", f"{plan.name}@{plan.version} is registered and waits for approval")
-    return Completed(message=f"{plan.name}@{plan.version} waits for approval", data=summary)
+    standing = "is registered and waits for approval" if candidate.state is Stands.GATED else f"is {candidate.state}"
+    say("candidate", f"{plan.name}@{plan.version} {standing}")
+    return Completed(message=f"{plan.name}@{plan.version} {standing}", data=summary)
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ INK = "#808691"  # a grey that reads on white and on near-black
 COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
 # A model keeps its colour from chart to chart; the candidate is the blue one.
 ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss")
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -34,10 +33,11 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _svg(figure, "Loss by training step, one panel per stage")
 
 
-def score_bars(metric: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+def score_bars(metric: str, direction: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     """Draws one metric as horizontal bars with confidence intervals.
 
     Args:
+        direction: which way is better, `higher` or `lower`.
         scores: `value`, `low` and `high` by model label, drawn from top to bottom.
     """
     figure, (axis,) = _panels(1, height=0.6 + 0.34 * len(scores))
@@ -52,7 +52,7 @@ def score_bars(metric: str, scores: Mapping[str, Mapping[str, float]]) -> str:
         inside = "white" if value > longest / 10 else INK  # a bar that is too short for its label shows the page behind it
         axis.text(0.005, row, f" {value:.3g}", va="bottom", color=inside, fontsize=8, transform=axis.get_yaxis_transform())
     axis.invert_yaxis()
-    axis.set_title(f"{metric} (lower is better)" if metric.endswith(LOWER_IS_BETTER) else metric)
+    axis.set_title(f"{metric} ({direction} is better)")
     return _svg(figure, f"{metric} by model with confidence intervals")
 
 

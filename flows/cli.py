@@ -54,7 +54,9 @@ def plan(recipe: str, version: str | None, as_json: bool) -> int:
 @cli.command()
 @click.argument("recipe")
 @click.option("--version", help="Take this version instead of the recipe's.")
-@click.option("--only", metavar="STAGE", help="Run this stage alone, after those before it; `gate`: compare afresh.")
+@click.option(
+    "--only", metavar="STAGE", help="Run this stage alone; those before it must have finished. `gate` compares afresh."
+)
 @as_json
 def run(recipe: str, version: str | None, only: str | None, as_json: bool) -> int:
     """Run RECIPE: data, training, evaluation gate, registration. A killed run continues with the same command."""
@@ -185,6 +187,9 @@ def main() -> None:
     def call() -> int:
         try:
             return int(cli.main(standalone_mode=False) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show(sys.stderr)
+            return ExitCode.BAD_INPUT
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "goldpath"

@@ -19,7 +19,7 @@ from serving.config import CanaryPolicy, CanaryResources, Places
 from serving.release.approval import approve, reject
 from serving.release.ledger import Ledger
 from serving.release.registry import record_gate, register
-from serving.release.states import Event, Release, State
+from serving.release.states import Event, Release
 
 if TYPE_CHECKING:
     from flows.gating import Gate
@@ -152,13 +152,14 @@ def canary_step(settings: "Settings", name: str, version: str) -> Step:
 
 
 def _decided_in(settings: "Settings", name: str, version: str, attempt: Path) -> bool:
-    """Tells whether this attempt decided what the version is now: its canary ended, and no later approval asks for more."""
+    """Tells whether this attempt made the version what it is now, and no later approval asks for more."""
     ledger = Ledger(settings.ledger)
     release = ledger.history(name).release(version)
     ledger.close()
     approval = release.last(Event.APPROVED)
-    same = approval is not None and read_record(attempt).inputs.get("approval") == approval.hash
-    return same and release.state in (State.CHAMPION, State.ROLLED_BACK)
+    record = read_record(attempt)
+    same = approval is not None and record.inputs.get("approval") == approval.hash
+    return same and record.metrics.get("verdict") == str(release.state)
 
 
 def places(settings: "Settings") -> Places:

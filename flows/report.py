@@ -97,9 +97,10 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
                 histories[record.stage] = _json_lines(path / "history.jsonl")
                 found |= {"data_version": record.stamp.data_version, "commit": record.stamp.commit}
             case "evaluate" if path.name == "evaluate":
-                scores = _json(path / "scores.json")["models"]
-                found["digest"] = scores["candidate"]["digest"]
-                found["bars"] = [score_bars(metric, values) for metric, values in _by_metric(scores).items()]
+                scores = _json(path / "scores.json")
+                found["digest"], ways = scores["models"]["candidate"]["digest"], scores["directions"]
+                by_metric = _by_metric(scores["models"])
+                found["bars"] = [score_bars(metric, ways[metric], values) for metric, values in by_metric.items()]
             case "gate":
                 verdict = _json(path / "verdict.json")
                 found |= {"verdict": verdict["verdict"], "reasons": verdict["reasons"]}

@@ -2,8 +2,8 @@
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -41,9 +41,9 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     with flow_servers(settings, meanwhile=prepare):
         from flows.build_flow import build_flow
 
-        # Registration needs MLflow in the end; the data stage leaves a core to import it.
-        threading.Thread(target=import_module, args=("mlflow",), daemon=True).start()
-        return _outcome(build_flow(recipe, version, only, return_state=True))
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pool.submit(import_module, "mlflow")  # registration needs it in the end; the data stage leaves it a core
+            return _outcome(build_flow(recipe, version, only, return_state=True))
 
 
 def run_release(settings: "Settings", address: str) -> dict[str, Any]:
@@ -116,11 +116,15 @@ def flow_servers(settings: "Settings", *more: str, meanwhile: Callable[[], objec
     Args:
         meanwhile: what this process does while they start: heavy imports take as long as Prefect's server does.
     """
-    # Prefect's UI gets every log line; the terminal has ours, and never a traceback.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    with running(settings, "prefect", *more, report=lambda line: say("services", line), meanwhile=meanwhile):
+
+    def prepare() -> None:
+        # Prefect's UI gets every log line; the terminal has ours, and never a traceback. The servers' logs keep theirs.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        meanwhile()
+
+    with running(settings, "prefect", *more, report=lambda line: say("services", line), meanwhile=prepare):
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
         try:
             yield

@@ -49,21 +49,18 @@ class Services:
     def __getitem__(self, name: str) -> Service:
         return self.used[name]
 
-    def bring_up(self, names: tuple[str, ...], meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Makes sure that each named service runs, and waits until all of them answer.
-
-        Args:
-            meanwhile: called once they are starting: what this process can do in the seconds that they take.
+    def start(self, names: tuple[str, ...]) -> "dict[str, subprocess.Popen[bytes]]":
+        """Finds or starts each named service, and returns the processes of those that are still starting.
 
         Raises:
-            GoldpathError: one did not start; the message ends with its log's last lines.
+            GoldpathError: one does not answer, or one that another needs did not start.
             BadInput: a port that the settings ask for is in use.
         """
+        starting: dict[str, subprocess.Popen[bytes]] = {}
         with locked(self._lock):
-            starting: dict[str, subprocess.Popen[bytes]] = {}
             for name in sorted(set(names), key=list(COMMANDS).index):
                 if COMMANDS[name].needs in starting:  # a worker's server must answer before the worker starts
-                    self._wait(starting, {COMMANDS[name].needs})
+                    self.wait(starting, {COMMANDS[name].needs})
                 found = self._find(name)
                 if found is None or not found.external:
                     self._lease(name)  # before it starts, or its keeper would see no user
@@ -71,12 +68,11 @@ class Services:
                     starting[name] = self._start(name)
                 else:
                     self.used[name] = found
-            meanwhile()
-            self._wait(starting, set(starting))
+        return starting
 
     def revive(self, name: str) -> None:
         """Starts a service again that died, on its old port."""
-        self.bring_up((name,))
+        self.wait(self.start((name,)))
 
     def end(self, spare_used: bool) -> None:
         """Ends the services in reverse order, all but those that other commands use.
@@ -86,7 +82,7 @@ class Services:
         """
         for name, service in reversed(self.used.items()):
             ours = name in self.started
-            if not service.external and not self._stop(service, spare_used or not ours) and ours:
+            if not service.external and not self._stop(service, spare_used or not ours) and (ours or not spare_used):
                 self.report(f"{name} goes on: another command uses it, and ends it")
         self._files.close()
 
@@ -97,7 +93,8 @@ class Services:
         known = read_services(self.settings).get(name)
         if known is None or not known.alive:
             return None
-        deadline = time.monotonic() + HANG_DEADLINE
+        age = time.time() - known.started
+        deadline = time.monotonic() + max(HANG_DEADLINE, START_DEADLINE - age)  # it may be starting still
         while not responds(known):  # busy or hung; others may be using it, so it is not ours to end
             if not known.alive:
                 return None
@@ -121,8 +118,9 @@ class Services:
             log.replace(log.with_suffix(".previous.log"))
         extra = {variable: value.format(port=port) for variable, value in command.environment.items()}
         with log.open("wb") as file:
+            keeper = [sys.executable, "-P", "-m", "flows.keeper", self._lock.name, self._leases[name].name]
             process = subprocess.Popen(
-                [sys.executable, *command.arguments(settings, port)],
+                [*keeper, sys.executable, *command.arguments(settings, port)],
                 env=environment_with(settings, self.urls()) | extra | {MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -134,24 +132,17 @@ class Services:
         created = psutil.Process(process.pid).create_time()
         self.used[name] = Service(name, process.pid, created, port, f"http://127.0.0.1:{port}")
         remember(settings, self.used[name])
-        self._start_keeper(self.used[name], mark)
         return process
 
-    def _start_keeper(self, service: Service, mark: str) -> None:
-        keeper = [sys.executable, "-m", "flows.keeper", self._lock.name, self._leases[service.name].name]
-        subprocess.Popen(
-            [*keeper, mark, str(service.pid), str(service.started)],
-            env=os.environ | {MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def wait(self, starting: "dict[str, subprocess.Popen[bytes]]", names: set[str] | None = None) -> None:
+        """Waits until the named ones (all, without names) of those that start answer, and takes them out of the dictionary.
 
-    def _wait(self, starting: "dict[str, subprocess.Popen[bytes]]", names: set[str]) -> None:
-        """Waits until the named services of those that start answer, and takes them out of the dictionary."""
+        Raises:
+            GoldpathError: one did not start; the message ends with its log's last lines.
+        """
+        wanted = set(starting) if names is None else names
         begin = time.monotonic()
-        while waiting := names & set(starting):
+        while waiting := wanted & set(starting):
             for name in waiting:
                 process = starting[name]
                 if process.poll() is not None:
@@ -205,10 +196,10 @@ def running(
     Args:
         spare_used: on leaving, leave what other commands use to the last of them; False ends what this one started.
         report: gets one line per event.
-        meanwhile: see `Services.bring_up`.
+        meanwhile: called while they start: what this process can do in the seconds that they take.
 
     Raises:
-        GoldpathError, BadInput: a service did not start; see `Services.bring_up`.
+        GoldpathError, BadInput: a service did not start; see `Services.start` and `Services.wait`.
     """
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -218,8 +209,10 @@ def running(
     before = dict(os.environ)
     with signals_end_with_cleanup():
         try:
-            services.bring_up(names, meanwhile)
+            starting = services.start(names)
             _set_environment(environment_with(settings, services.urls()))
+            meanwhile()
+            services.wait(starting)
             yield services
         finally:
             _set_environment(before)

@@ -45,7 +45,7 @@ def run_up(settings: Settings, started: Callable[[dict[str, str]], object] | Non
             else:
                 watch.in_lines()
     except KeyboardInterrupt:
-        say("up", "everything is stopped")
+        say("up", "stopped")
     return 0
 
 

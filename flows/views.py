@@ -67,7 +67,7 @@ def build_table(summary: dict[str, Any]) -> "RenderableType":
 
     lines = [f"gate: {summary['verdict']}"] + [f"  {reason}" for reason in summary.get("reasons", [])]
     address = f"{summary['name']}@{summary['version']}"
-    if summary["verdict"] == "pass":
+    if summary.get("state") == "gated" and summary["verdict"] == "pass":
         lines.append(f"next: goldpath approve {address} --as USER --reason TEXT")
     return Group(table(address, ["stage", "time", "figures"], rows), *(lines if summary["verdict"] else []))
 

@@ -78,7 +78,7 @@ class StageRun:
         outputs = {path.relative_to(self.out).as_posix(): path for path in list_files(self.out)}
         for path in outputs.values():  # a power cut must not leave a record of bytes that never reached the disk
             sync_file(path)
-        for folder in {path.parent for path in outputs.values()}:
+        for folder in {folder for path in outputs.values() for folder in path.parents if folder.is_relative_to(self.out)}:
             sync_folder(folder)
         record = Record(
             stage=job.stage,
@@ -115,11 +115,10 @@ class StageRun:
         started = started_fingerprint(self.out)
         if started == self.fingerprint:
             return
+        if not (self.out / STARTED).exists():
+            _refuse_strangers(self.out)
+            return
         found = [path for path in self.out.iterdir() if path.name not in KEPT]
-        if found and not (self.out / STARTED).exists():
-            raise BadInput(
-                self.out, "", "holds files that are no stage's work", "choose an empty folder, or empty this one"
-            )
         if found:
             print(f"{self.out}: discarding unfinished work of another configuration", file=sys.stderr)
         for path in found:
@@ -134,9 +133,12 @@ def remove_unfinished(out: Path) -> None:
     """Removes a stage's folder that holds no record.
 
     Raises:
+        BadInput: it holds files that no stage wrote.
         GoldpathError: a process is at work in it.
     """
     with _lock_folder(out):
+        if not (out / STARTED).exists():
+            _refuse_strangers(out)
         shutil.rmtree(out)
 
 
@@ -177,6 +179,14 @@ def _lock_folder(out: Path) -> IO[str]:
         lock.close()
         raise GoldpathError(f"{out}: another process is running this stage. Fix: wait for it, or end it") from None
     return lock
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Hidden files are no outputs: what a kill left of a file that was being written is no obstacle, and is left alone."""
+    strangers = [path.name for path in out.iterdir() if path.name not in KEPT and not path.name.startswith(".")]
+    if strangers:
+        problem = f"holds {strangers[0]}, but neither a finished nor an unfinished stage"
+        raise BadInput(out, "", problem, "choose an empty folder, or delete this one to run the stage again")
 
 
 def _describe_parent(folder: Path) -> Parent:

@@ -92,11 +92,11 @@ def record_gate(ledger: Ledger, name: str, version: str, gate: Path, actor: str)
     verdict, sha256 = json.loads(path.read_text(encoding="utf-8")), record.outputs[path.name].sha256
     if verdict.get("verdict") not in VERDICTS:
         raise BadInput(path, "verdict", f"is {verdict.get('verdict')!r}", "run the gate again")
-    newest = release.last(Event.GATED)
-    if newest and newest.payload["verdict_sha256"] == sha256:
-        return release
     champion = _scored_digest(gate, record, "champion") if "champion" in record.parents else ""
     payload = {"verdict": verdict["verdict"], "verdict_sha256": sha256, "champion": champion}
+    newest = release.last(Event.GATED)
+    if newest and all(newest.payload.get(key) == value for key, value in payload.items()):
+        return release
     payload["reasons"] = verdict.get("reasons", [])
     ledger.append(Event.GATED, release, actor, payload, history.head)
     return ledger.history(name).release(version)

@@ -4,7 +4,8 @@
                    ↓         ↓         ↓         ↓
                 rejected  rejected  rolled_back  rolled_back (the previous champion is back)
 
-A rolled back or superseded version may be approved afresh; a rejected or withdrawn one never comes back.
+A rolled back version may be approved afresh, a superseded one once it is gated afresh; a rejected or withdrawn one never
+comes back.
 """
 
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ NEXT_STEP: Mapping[State, str] = {
     S.REJECTED: "build a new version; a rejected one never comes back",
     S.CANARY: "wait for its canary to end, or roll it back",
     S.CHAMPION: "it is the champion already; roll back to leave it",
-    S.SUPERSEDED: "approve it afresh, or roll the champion back to it",
+    S.SUPERSEDED: "gate it afresh (`goldpath run RECIPE --only gate`), or roll the champion back to it",
     S.ROLLED_BACK: "approve it afresh with a new reason, or build a new version",
     S.WITHDRAWN: "build a new version; a withdrawn one never comes back",
 }
@@ -132,7 +133,7 @@ class History:
     Attributes:
         head: seq of the model's newest entry, 0 before its first; what `Ledger.append` compares.
         releases: by version, in order of registration.
-        reigns: versions that became champion and were not rolled back or withdrawn since, oldest first.
+        reigns: versions that became champion and were not rolled back, rejected or withdrawn since, oldest first.
     """
 
     name: str
@@ -189,7 +190,7 @@ def follow(history: History, entry: Entry) -> History:
     elif entry.event is E.ROLLED_BACK and history.champion and history.champion.version == entry.version:
         reigns = reigns[:-1]
         releases[reigns[-1]] = replace(releases[reigns[-1]], state=S.CHAMPION)
-    elif entry.event is E.WITHDRAWN:
+    elif entry.event in (E.WITHDRAWN, E.REJECTED):
         reigns = tuple(version for version in reigns if version != entry.version)
     return History(history.name, entry.seq, releases, reigns)
 

@@ -146,13 +146,14 @@ def environment(place):
 
 @pytest.fixture(scope="module")
 def goldpath(environment):
-    """Types a command, and returns its exit code, its JSON and what it said."""
+    """Types a command, and returns its JSON, or what it said where there is none; `goldpath.said` keeps what it said."""
 
     def call(*words, code=0):
         command = [sys.executable, "-m", "flows.cli", *map(str, words), "--json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False)
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stderr[-3000:]}"
         assert "Traceback" not in done.stderr
+        call.said = done.stderr
         return json.loads(done.stdout) if done.stdout.strip() else done.stderr
 
     return call
@@ -225,6 +226,7 @@ def test_the_same_run_again_reuses_everything(first, place, goldpath):
 
 def test_a_release_waits_for_approval_by_another_person(first, goldpath):
     goldpath("release", "tiny@1", code=4)
+    assert goldpath.said.count("tiny@1 is gated, not approved. Fix: approve or reject it") == 1
     requester = goldpath("models")[0]["requester"]
     said = goldpath("approve", "tiny@1", "--as", requester, "--reason", "mine", code=2)
     assert "let somebody else approve it" in said
@@ -258,6 +260,19 @@ def test_a_second_version_reuses_goes_through_four_steps_and_can_be_rolled_back(
     back = goldpath("rollback", "tiny")
     assert back["champion"] == "1"
     assert back["digest"] == first["digest"]
+    assert goldpath("release", "tiny@2", code=5)["outcome"] == "rolled back"
+
+
+def test_a_repeated_release_repeats_its_answer(champion, place, servers, goldpath):
+    assert goldpath("release", "tiny@1")["outcome"] == "champion"
+    assert [path.name for path in (place / "home/runs/tiny/1").glob("canary-*")] == ["canary-1"]
+
+
+def test_a_champion_is_not_gated_again(champion, place, goldpath):
+    assert "it is the champion already" in goldpath("run", place / "one.yaml", "--only", "gate", code=2)
+    again = goldpath("run", place / "one.yaml")
+    assert (again["verdict"], again["state"]) == ("pass", "champion")
+    assert "waits for approval" not in goldpath.said
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(champion, first, place):
@@ -315,6 +330,8 @@ def test_tampering_is_found_and_named(first, place, goldpath, tmp_path):
 
 
 def test_the_command_names_what_is_unknown(goldpath, place):
+    assert goldpath("runn", code=2).startswith("error: goldpath: No such command 'runn'. Did you mean 'run'")
+    assert "Fix: see `goldpath run --help`" in goldpath("run", place / "one.yaml", "--fast", code=2)
     assert "not of the form NAME@VERSION" in goldpath("show", "tiny", code=2)
     assert "nobody@9" in goldpath("show", "nobody@9", code=2)
     assert "is no stage of this recipe" in goldpath("run", place / "one.yaml", "--only", "bake", code=2)

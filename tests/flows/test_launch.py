@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows.launch import StageFailed, run_stage, stage_command
+from flows.launch import StageFailed, run_stage, stage_command, waiting
 from flows.settings import Settings
 from lineage.errors import ExitCode
 from lineage.job import Job
@@ -66,6 +66,13 @@ def test_bad_input_keeps_its_exit_code_and_names_the_file_once(tmp_path, setting
     assert f"replay: {sys.executable} -m data_contracts" in str(caught.value)
     assert "missing.jsonl" not in capfd.readouterr().err  # the caller prints the exception
     assert not (tmp_path / "out" / "record.json").exists()
+
+
+def test_threads_spin_only_on_idle_cores(monkeypatch):
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 3.0)
+    assert waiting() == {"GOMP_SPINCOUNT": "30000"}
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 98.0)
+    assert waiting() == {}
 
 
 def test_a_killed_stage_is_told_apart_from_bad_input(tmp_path, settings, rows):

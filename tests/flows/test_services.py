@@ -57,6 +57,19 @@ def test_a_service_lives_as_long_as_the_block(home_settings: Settings) -> None:
     assert dict(os.environ) == environment
 
 
+def test_work_is_done_meanwhile_in_the_environment_of_the_services(home_settings: Settings) -> None:
+    seen = []
+    with running(home_settings, "gateway", meanwhile=lambda: seen.append(os.environ["GOLDPATH_HOME"])):
+        assert seen == [str(home_settings.home)]
+
+    def fail() -> None:
+        raise GoldpathError("no import")
+
+    with pytest.raises(GoldpathError, match="no import"), running(home_settings, "gateway", meanwhile=fail):
+        pass
+    assert nothing_is_left(home_settings)
+
+
 def test_the_port_is_remembered(home_settings: Settings) -> None:
     with running(home_settings, "gateway") as services:
         first = services["gateway"].port
@@ -96,6 +109,15 @@ def test_a_service_outlives_its_starter_while_another_command_uses_it(
     second.say()
     assert second.process.wait(20) == 0
     assert nothing_is_left(home_settings)
+
+
+def test_a_service_whose_every_user_was_killed_ends(home_settings: Settings, start_command: Start) -> None:
+    first, _ = use_gateway(start_command, home_settings)
+    second, _ = use_gateway(start_command, home_settings)
+    for command in (first, second):
+        command.process.kill()
+        command.process.wait(20)
+    assert eventually(lambda: nothing_is_left(home_settings))
 
 
 def test_a_user_that_is_killed_holds_nothing_up(home_settings: Settings, start_command: Start) -> None:
@@ -165,14 +187,15 @@ def test_a_service_that_hangs_is_named_and_left_to_its_users(
 ) -> None:
     monkeypatch.setattr("flows.services.HANG_DEADLINE", 1.0)
     with running(home_settings, "gateway") as services:
-        hung = psutil.Process(services["gateway"].pid)
+        keeper = psutil.Process(services["gateway"].pid)
+        (hung,) = keeper.children()
         hung.suspend()
         assert state_of(services["gateway"]) == "not responding"
-        with pytest.raises(GoldpathError, match=f"does not answer .* kill {hung.pid}"), running(home_settings, "gateway"):
+        with pytest.raises(GoldpathError, match=f"does not answer .* kill {keeper.pid}"), running(home_settings, "gateway"):
             pass
         hung.resume()
         with running(home_settings, "gateway") as others:
-            assert others["gateway"].pid == hung.pid
+            assert others["gateway"].pid == keeper.pid
 
 
 def test_a_port_in_use_is_refused_and_nothing_is_left(home_settings: Settings) -> None:

@@ -14,7 +14,7 @@ from lineage.errors import BadInput, GoldpathError, Tampered
 from lineage.job import Job, dump_job, load_stage
 from lineage.record import RECORD, Record, read_record
 from lineage.section import Section
-from lineage.stage import STARTED, StageRun
+from lineage.stage import STARTED, StageRun, remove_unfinished
 
 HOLDER = """
 import sys, time
@@ -132,9 +132,28 @@ def test_unfinished_work_of_another_configuration_is_discarded(tmp_path: Path) -
 
 def test_files_that_no_stage_wrote_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match="no stage's work"), StageRun(data_job(), tmp_path):
+    with pytest.raises(BadInput, match=r"holds thesis\.txt"), StageRun(data_job(), tmp_path):
         pass
+    with pytest.raises(BadInput, match=r"holds thesis\.txt"):
+        remove_unfinished(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", [".job.yaml.k3x9", ".started.json.k3x9"])
+def test_what_a_kill_left_of_the_first_file_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{")
+    assert set(finish_data(tmp_path).outputs) == {"rows/train.jsonl"}
+
+
+def test_unfinished_work_is_removed_unless_somebody_is_at_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    holder = start_holder(out)
+    with pytest.raises(GoldpathError, match="another process is running this stage"):
+        remove_unfinished(out)
+    assert (out / STARTED).exists()
+    end_holder(holder)
+    remove_unfinished(out)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

@@ -119,6 +119,16 @@ def test_the_same_verdict_again_is_no_second_entry(house: House) -> None:
     assert [entry.event for entry in house.ledger.entries()] == [Event.REGISTERED, Event.GATED]
 
 
+def test_the_same_verdict_against_another_champion_is_an_entry_of_its_own(house: House) -> None:
+    release = house.gated("1.0.0")
+    gate = release.last(Event.GATED)
+    assert gate is not None
+    payload = {key: value for key, value in gate.payload.items() if key != "champion"}  # as an older version wrote it
+    house.ledger.append(Event.GATED, release, "ci", payload, house.ledger.history(NAME).head)
+    record_gate(house.ledger, NAME, "1.0.0", house.root / "runs" / NAME / "1.0.0" / "gate", "ci")
+    assert [entry.event for entry in house.ledger.entries()] == [Event.REGISTERED, *[Event.GATED] * 3]
+
+
 def test_an_approval_is_bound_to_digest_and_verdict(house: House) -> None:
     release = house.gated("1.0.0")
     entry = approve(house.ledger, house.places, NAME, "1.0.0", "bob", "  not worse anywhere ")
