@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from benchmarks.figure import at_most, emit, observed
-from flows.launch import STAGE_ENVIRONMENT
+from flows.launch import SPINS, STAGE_ENVIRONMENT
 from lineage.errors import ExitCode
 from lineage.privacy import TELEMETRY_OFF
 from lineage.stamp import code_state
@@ -106,12 +106,12 @@ def time_command(command: list[str], environment: dict[str, str]) -> float:
 
 
 def stage_environment(home: Path) -> dict[str, str]:
-    """Returns an environment with a home of its own, away from the user's servers and settings."""
+    """Returns an environment with a home of its own, away from the user's servers and settings; all threads wait alike."""
     foreign = ("GOLDPATH_", "PREFECT_", "MLFLOW_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     if code_state()[1]:
         environment["GOLDPATH_ALLOW_DIRTY"] = "benchmark on a changed working tree"
-    return environment | TELEMETRY_OFF | {"GOLDPATH_HOME": str(home)}
+    return environment | TELEMETRY_OFF | {"GOLDPATH_HOME": str(home), "GOMP_SPINCOUNT": SPINS}
 
 
 def write_recipe(folder: Path, number: int) -> str:
