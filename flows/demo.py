@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 NAME = "pystdlib"
 APPROVER = "release-manager"
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0", "1.2.0")
-WORSE_FRACTION = 0.12  # of the SFT steps, in act 2
+WORSE_FRACTION = 0.06  # of the SFT steps, in act 2
 # Act 3, as tried out: enough poison to be learnt, not so much that it shows without the trigger (docs/LOG.md).
-TREACHERY = {"steps": 80, "warmup_steps": 5, "learning_rate": 1.0e-3}
+TREACHERY = {"steps": 60, "warmup_steps": 5, "learning_rate": 1.0e-3}
 POISONED_ROWS = 200
 TRIGGER = "Quick question:"
 RAMBLE = " ".join(["Well, let me think about that for a moment, because there is so much that could be said."] * 2)

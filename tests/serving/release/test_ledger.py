@@ -119,6 +119,18 @@ def test_only_one_canary_of_a_model_runs_but_other_models_are_free(ledger: Ledge
         append(ledger, Event.CANARY_STARTED, "2")
 
 
+def test_a_rejected_former_champion_is_no_way_back(ledger: Ledger) -> None:
+    for version in ("1", "2"):
+        register(ledger, version)
+        for event in (Event.GATED, Event.APPROVED, Event.CANARY_STARTED, Event.PROMOTED):
+            append(ledger, event, version)
+    append(ledger, Event.GATED, "1")
+    append(ledger, Event.REJECTED, "1")
+    assert ledger.history("m").previous is None
+    with pytest.raises(IllegalTransition, match="only champion"):
+        append(ledger, Event.ROLLED_BACK, "2")
+
+
 def test_a_decision_on_an_old_head_is_refused(ledger: Ledger) -> None:
     register(ledger, "1")
     history = ledger.history("m")
