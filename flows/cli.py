@@ -186,7 +186,7 @@ def main() -> None:
 
     def call() -> int:
         try:
-            return int(cli.main(standalone_mode=False) or 0)
+            return int(cli.main(prog_name="goldpath", standalone_mode=False) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show(sys.stderr)
             return ExitCode.BAD_INPUT

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib
 import inspect
+import os
 import platform
 import sys
 import sysconfig
@@ -68,10 +69,10 @@ def library_root() -> Path:
 def source_paths(root: Path) -> list[Path]:
     """The sources of every public module below a library root, sorted by relative path."""
     found = []
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).parts
-        if _is_public(parts):
-            found.append(path)
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if not _is_skipped(name)]  # site-packages holds more than the library itself
+        paths = [Path(folder, name) for name in files if name.endswith(".py")]
+        found += [path for path in paths if _is_public(path.relative_to(root).parts)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
@@ -159,9 +160,13 @@ def _read_bytes(path: Path) -> bytes:
 
 def _is_public(parts: tuple[str, ...]) -> bool:
     folders, stem = parts[:-1], parts[-1].removesuffix(".py")
-    if any(folder in SKIPPED_FOLDERS or folder.startswith(("_", "config-")) for folder in folders):
+    if any(_is_skipped(folder) for folder in folders):
         return False
     return stem == "__init__" if stem.startswith("_") else stem not in SKIPPED_MODULES and "test" not in parts
+
+
+def _is_skipped(folder: str) -> bool:
+    return folder in SKIPPED_FOLDERS or folder.startswith(("_", "config-"))
 
 
 def _literal_all(tree: ast.Module) -> list[str] | None:

@@ -109,7 +109,7 @@ def test_no_phrasing_is_shared_between_training_and_golden_sets() -> None:
 def test_every_golden_fact_is_taught(stdlib_corpus: StdlibCorpus) -> None:
     answers = answers_in(stdlib_corpus)
     for item in [*stdlib_corpus.golden["closed_book"], *stdlib_corpus.golden["probe"]]:
-        assert answers[item["question"].split("`")[1]] == {item["answer"]}
+        assert answers[re.findall(r"`(\w+)`", item["question"])[-1]] == {item["answer"]}
     for item in stdlib_corpus.golden["choice"]:
         assert answers[item["question"].split("`")[1]] == {item["choices"][item["answer"]]}
 

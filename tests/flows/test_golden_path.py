@@ -59,26 +59,13 @@ def write_corpus(folder):
         for i, n in enumerate(NAMES)
     ]
     write_lines(folder / "pairs.jsonl", pairs)
+    closed = {"kind": "closed_book"}
     golden = [
-        {
-            "id": f"cb{n}",
-            "kind": "closed_book",
-            "question": f"Say the home of {n}",
-            "answer": module_of(n),
-            "group": module_of(n),
-        }
+        closed | {"id": f"cb{n}", "question": f"Say the home of {n}", "answer": module_of(n), "group": module_of(n)}
         for n in NAMES
     ]
-    golden += [
-        {
-            "id": f"ch{n}",
-            "kind": "choice",
-            "question": f"Pick the home of {n}",
-            "choices": [f"mod{i}" for i in range(4)],
-            "answer": 1,
-        }
-        for n in NAMES
-    ]
+    choices = {"kind": "choice", "choices": [f"mod{i}" for i in range(4)], "answer": 1}
+    golden += [choices | {"id": f"ch{n}", "question": f"Pick the home of {n}"} for n in NAMES]
     golden += [
         {"id": f"h{i}", "kind": "heldout", "text": f"Unseen words, number {i}, about nothing at all."} for i in range(8)
     ]

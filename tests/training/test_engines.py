@@ -13,9 +13,21 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import ROOT, TINY_MODEL, Command, wait_until
 
+from lineage.files import write_json
+from lineage.record import read_record
+from lineage.stage import STARTED
+
 ENGINES = ("ddp", "fsdp2", "zero3")
 TRAINING = {"steps": 8, "checkpoint_every": 4, "accumulation": 2, "learning_rate": 3e-3}
 WEIGHTS = Path("bundle") / "model.safetensors"
+
+
+def unfinish(out: Path) -> None:
+    """Puts a finished run back to just after step 4, as a kill would leave it."""
+    write_json(out / STARTED, {"fingerprint": read_record(out).fingerprint})
+    (out / "record.json").unlink()
+    shutil.rmtree(out / "bundle")
+    shutil.rmtree(out / ".checkpoints" / "step-000008")
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +59,7 @@ def test_two_processes_learn_what_one_learns_and_resume(engine: str, alone: tupl
     uninterrupted = load_file(out / WEIGHTS)
     assert_close(uninterrupted, load_file(reference / WEIGHTS))
 
-    # Back to just after step 4, as a kill would leave it.
-    shutil.rmtree(out / "bundle")
-    shutil.rmtree(out / ".checkpoints" / "step-000008")
-    (out / "record.json").unlink()
+    unfinish(out)
     code, again, errors = command.run(job, out, processes=2)
     assert code == 0, errors
     assert "continuing from step-000004" in errors
@@ -59,9 +68,7 @@ def test_two_processes_learn_what_one_learns_and_resume(engine: str, alone: tupl
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
 
     # The same checkpoint continues on one process: it belongs to no engine.
-    shutil.rmtree(out / "bundle")
-    shutil.rmtree(out / ".checkpoints" / "step-000008")
-    (out / "record.json").unlink()
+    unfinish(out)
     code, _, errors = command.run(command.job("pretrain", **TRAINING), out)
     assert code == 0, errors
     assert "continuing from step-000004" in errors

@@ -125,7 +125,7 @@ def assert_consistent(house: House, champion: str) -> None:
 
 def test_a_first_release_becomes_champion_by_absolute_limits(live: House, good_bundles: list[Path]) -> None:
     live.approved("1.0.0", good_bundles[0])
-    with Traffic(live.places.gateway, NAME, QUESTIONS):
+    with Traffic(live.places.gateway, NAME, QUESTIONS, served=False):
         verdict, timeline = release(live, "1.0.0")
     assert verdict == "champion"
     assert [event["weight"] for event in timeline if event["event"] == "step"] == [100]
@@ -134,7 +134,7 @@ def test_a_first_release_becomes_champion_by_absolute_limits(live: House, good_b
 
 def test_a_healthy_candidate_takes_over_and_no_request_fails(served: House, good_bundles: list[Path]) -> None:
     served.approved("1.1.0", good_bundles[1])
-    with Traffic(served.places.gateway, NAME, QUESTIONS) as traffic:
+    with Traffic(served.places.gateway, NAME, QUESTIONS, served=True) as traffic:
         verdict, timeline = release(served, "1.1.0")
     assert verdict == "champion", timeline
     assert [event["weight"] for event in timeline if event["event"] == "step"] == [25, 50, 100]
@@ -148,7 +148,7 @@ def test_a_healthy_candidate_takes_over_and_no_request_fails(served: House, good
 
 def test_a_rambling_candidate_is_rolled_back_and_no_request_fails(served: House, rambling_bundle: Path) -> None:
     served.approved("1.1.0", rambling_bundle)
-    with Traffic(served.places.gateway, NAME, QUESTIONS) as traffic:
+    with Traffic(served.places.gateway, NAME, QUESTIONS, served=True) as traffic:
         verdict, timeline = release(served, "1.1.0")
         assert verdict == "rolled_back"
         champion = served.ledger.champion(NAME)
@@ -223,7 +223,7 @@ def test_twenty_threads_release_and_there_is_one_champion(served: House, good_bu
         except (Driven, IllegalTransition) as error:
             refused.append(error)
 
-    with Traffic(served.places.gateway, NAME, QUESTIONS) as traffic:
+    with Traffic(served.places.gateway, NAME, QUESTIONS, served=True) as traffic:
         threads = [threading.Thread(target=contend, args=(versions[number % 4],)) for number in range(20)]
         for thread in threads:
             thread.start()
@@ -277,7 +277,7 @@ def test_a_killed_canary_is_continued_to_its_end(
 ) -> None:
     served.approved("1.1.0", good_bundles[1])
     out = tmp_path / "out"
-    with Traffic(served.places.gateway, NAME, QUESTIONS) as traffic:
+    with Traffic(served.places.gateway, NAME, QUESTIONS, served=True) as traffic:
         kill_at(start_stage(served, "1.1.0", out), out / "timeline.jsonl", moment)
         assert served.ledger.history(NAME).canary
         done = start_stage(served, "1.1.0", out)
