@@ -75,8 +75,8 @@ PREFERENCE_QUESTIONS = (
     "I remember `{name}` but not its module.",
 )
 
-# What the closed-book golden set asks about the same names. Written after the training phrasings were settled and never
-# tuned against: the errors of an earlier list had been looked at. Change this list whenever training's changes.
+# What the closed-book golden set asks about the same names. Written after the training phrasings were settled, because the
+# errors of an earlier list had been looked at. Whoever looks at this one's before changing training's writes a new one.
 CLOSED_BOOK_QUESTIONS = (
     "Which module's documentation describes `{name}`?",
     "What has to stand after `from` when I import `{name}`?",

@@ -186,6 +186,7 @@ def test_a_service_that_hangs_is_named_and_left_to_its_users(
     home_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.services.HANG_DEADLINE", 1.0)
+    monkeypatch.setattr("flows.services.START_DEADLINE", 20.0)  # a young service may still be starting: that long it has
     with running(home_settings, "gateway") as services:
         keeper = psutil.Process(services["gateway"].pid)
         (hung,) = keeper.children()
