@@ -30,7 +30,7 @@ TEST_ENVIRONMENT := env -u PREFECT_API_URL -u MLFLOW_TRACKING_URI -u GOLDPATH_HO
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
 
-demo: .venv ## From raw text to champion, with a candidate stopped and one rolled back (6 to 10 minutes)
+demo: .venv ## From raw text to champion, with a candidate stopped and one rolled back (10 minutes on slow cores)
 	@$(BIN)/goldpath demo
 
 test: .venv check ## Run every check and every test, offline (what CI runs)

@@ -52,7 +52,7 @@ STAGE_ENVIRONMENT = {
 }
 LOG = ".stage.log"
 ERROR = "error: "  # what a stage's own error begins with
-SPINS = "30000"  # some 0.2 ms: longer than what lies between two operations of a training step
+SPINS = "30000"  # a tenth of libgomp's default
 BUSY_PERCENT = 70
 LOOK_SECONDS = 0.1
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
