@@ -317,8 +317,6 @@ def test_tampering_is_found_and_named(first, place, goldpath, tmp_path):
 
 
 def test_the_command_names_what_is_unknown(goldpath, place):
-    assert goldpath("runn", code=2).startswith("error: goldpath: No such command 'runn'. Did you mean 'run'")
-    assert "Fix: see `goldpath run --help`" in goldpath("run", place / "one.yaml", "--fast", code=2)
     assert "not of the form NAME@VERSION" in goldpath("show", "tiny", code=2)
     assert "nobody@9" in goldpath("show", "nobody@9", code=2)
     assert "is no stage of this recipe" in goldpath("run", place / "one.yaml", "--only", "bake", code=2)
