@@ -248,6 +248,9 @@ def test_a_second_version_reuses_goes_through_four_steps_and_can_be_rolled_back(
     assert back["champion"] == "1"
     assert back["digest"] == first["digest"]
     assert goldpath("release", "tiny@2", code=5)["outcome"] == "rolled back"
+    again = goldpath("run", place / "two.yaml", "--only", "gate")  # the champion is 1 again, as it was for this verdict
+    assert (again["verdict"], again["against"], again["state"]) == ("pass", "1", "rolled_back")
+    assert goldpath("approve", "tiny@2", "--as", "somebody-else", "--reason", "once more")["event"] == "approved"
 
 
 def test_a_repeated_release_repeats_its_answer(champion, place, servers, goldpath):
