@@ -37,13 +37,13 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     def prepare() -> None:
         prepare_experiment(settings, name)
         import_module("flows.build_flow")
+        # Registration needs it in the end. It is here before a server that starts now, and nobody waits for it elsewhere.
+        pool.submit(import_module, "mlflow")
 
-    with flow_servers(settings, meanwhile=prepare):
+    with ThreadPoolExecutor(max_workers=1) as pool, flow_servers(settings, meanwhile=prepare):
         from flows.build_flow import build_flow
 
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            pool.submit(import_module, "mlflow")  # registration needs it in the end; the data stage leaves it a core
-            return _outcome(build_flow(recipe, version, only, return_state=True))
+        return _outcome(build_flow(recipe, version, only, return_state=True))
 
 
 def run_release(settings: "Settings", address: str) -> dict[str, Any]:
