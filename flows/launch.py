@@ -37,6 +37,7 @@ ROOMS = {
     "canary": ["serving", "canary"],
 }
 TRAINING_STAGES = ("pretrain", "sft", "dpo")
+COMPUTING_STAGES = (*TRAINING_STAGES, "evaluate")
 # Defaults that a person's own environment overrides.
 STAGE_ENVIRONMENT = {
     # OpenMP threads that spin while they wait take the core from the thread they wait for, wherever anything else runs:
@@ -70,13 +71,14 @@ class StageFailed(GoldpathError):
         super().__init__(f"stage `{stage}`: {what}\n  replay: {shlex.join(command)}")
 
 
-def waiting() -> dict[str, str]:
-    """Lets OpenMP's threads spin for a moment before they sleep, where the cores are idle as a stage begins.
+def waiting(stage: str) -> dict[str, str]:
+    """Lets a computing stage's threads spin for a moment before they sleep, where the cores are idle as a stage begins.
 
     It makes training 11 to 45 % faster there. Where another process trains at the same time it halves the speed, and the
     default (ten times as long) divides it by eight: so elsewhere they sleep at once (docs/LOG.md).
     """
-    return {"GOMP_SPINCOUNT": SPINS} if psutil.cpu_percent(interval=LOOK_SECONDS) < BUSY_PERCENT else {}
+    idle = stage in COMPUTING_STAGES and psutil.cpu_percent(interval=LOOK_SECONDS) < BUSY_PERCENT
+    return {"GOMP_SPINCOUNT": SPINS} if idle else {}
 
 
 def said_error(tail: Iterable[str]) -> str:
@@ -105,7 +107,9 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
     """
     write_atomic(out / "job.yaml", dump_job(job))
     command = stage_command(job, out)
-    environment = STAGE_ENVIRONMENT | waiting() | os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home)}
+    environment = (
+        STAGE_ENVIRONMENT | waiting(job.stage) | os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home)}
+    )
     environment.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
     process = subprocess.Popen(
         command,

@@ -1,10 +1,11 @@
 """What can go wrong, said once: each error names the file, the field and the fix, and carries its exit code."""
 
-import gc
 import sys
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
+
+from lineage.garbage import collect_seldom, end_uncollected
 
 
 class ExitCode(IntEnum):
@@ -46,13 +47,9 @@ class Tampered(BadInput):
     """Bytes on disk are not the bytes that a record or a manifest vouches for."""
 
 
-# Before Python looks for cycles. At its default of 700, the imports of a training stage take 0.6 s longer (docs/LOG.md).
-NEW_OBJECTS = 50_000
-
-
 def run_cli(main: Callable[[], int | None]) -> None:
     """Runs a command's `main` and exits with its code; a `GoldpathError` becomes one line on stderr, Ctrl-C exits 130."""
-    gc.set_threshold(NEW_OBJECTS)
+    collect_seldom()
     try:
         code = main()
     except GoldpathError as error:
@@ -65,5 +62,5 @@ def run_cli(main: Callable[[], int | None]) -> None:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     finally:
-        gc.freeze()  # or the interpreter looks through them all once more as it ends: 1.2 s after a training stage
+        end_uncollected()
     sys.exit(int(code or 0))

@@ -70,9 +70,9 @@ def test_bad_input_keeps_its_exit_code_and_names_the_file_once(tmp_path, setting
 
 def test_threads_spin_only_on_idle_cores(monkeypatch):
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: 3.0)
-    assert waiting() == {"GOMP_SPINCOUNT": "30000"}
+    assert waiting("sft") == {"GOMP_SPINCOUNT": "30000"}
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: 98.0)
-    assert waiting() == {}
+    assert waiting("sft") == {}
 
 
 def test_a_killed_stage_is_told_apart_from_bad_input(tmp_path, settings, rows):
