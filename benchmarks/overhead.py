@@ -1,8 +1,10 @@
-"""What orchestration costs: `goldpath run` on a small recipe against the same stage commands typed by hand.
+"""What orchestration costs: `goldpath run` on small recipes against the same stage commands typed by hand.
 
-Each round trains a new version (other seeds, so nothing is reused) with `goldpath run`, then replays the commands that
-its records name, with other output folders. A first round, which is not counted, runs the data stage alone: the first
-start of a Prefect server creates its database, which happens once in a home's life.
+It adds the same seconds whatever the recipe's size, so there are two recipes: a toy that is through in a minute
+(`small.yaml`), and the smallest that makes a working model, the demo's. Each round trains a new version (other seeds, so
+nothing is reused) with `goldpath run`, then replays the commands that its records name, with other output folders. A
+first round, which is not counted, runs the data stage alone: the first start of a Prefect server creates its database,
+which happens once in a home's life.
 
 `goldpath run` also registers the candidate, which no stage command does; that is part of the overhead.
 
@@ -18,18 +20,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import flows
 from benchmarks.figure import at_most, emit, observed
 from flows.launch import SPINS, STAGE_ENVIRONMENT
 from lineage.errors import ExitCode
 from lineage.privacy import TELEMETRY_OFF
 from lineage.stamp import code_state
 
-RECIPE = Path(__file__).with_name("small.yaml")
+RECIPES = {
+    "a one-minute toy recipe": Path(__file__).with_name("small.yaml"),
+    "the demo's recipe": Path(flows.__file__).parent / "recipes" / "pystdlib.yaml",
+}
 GOLDPATH = str(Path(sys.executable).with_name("goldpath"))
 STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "gate")
 RATIO_LIMIT = 1.10
@@ -45,8 +52,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="rounds of both sides, interleaved (default: 3)")
     arguments = parser.parse_args()
     emit(measure_help())
-    with tempfile.TemporaryDirectory(prefix="goldpath-overhead-") as folder:
-        measure_run(Path(folder), arguments.runs)
+    for what, recipe in RECIPES.items():
+        with tempfile.TemporaryDirectory(prefix="goldpath-overhead-") as folder:
+            measure_run(what, Recipe(recipe, Path(folder)), arguments.runs)
 
 
 def measure_help() -> Any:
@@ -56,20 +64,43 @@ def measure_help() -> Any:
     return at_most("`goldpath --help`", statistics.median(seconds), "s", HELP_LIMIT, "", HELP_RUNS)
 
 
-def measure_run(folder: Path, runs: int) -> None:
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose rounds are versions that differ by their seeds.
+
+    Attributes:
+        source: the recipe file.
+        folder: where each round's copy, its home and the replays by hand lie.
+    """
+
+    source: Path
+    folder: Path
+
+    def write(self, number: int) -> str:
+        """Writes the recipe of one round and returns its path."""
+        recipe = yaml.safe_load(self.source.read_text(encoding="utf-8"))
+        recipe["version"] = version(number)
+        for section in ("data", "pretrain", "sft", "dpo"):
+            recipe[section]["seed"] = number
+        path = self.folder / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        return str(path)
+
+
+def measure_run(what: str, recipe: Recipe, runs: int) -> None:
     """Times both sides in turn and prints their medians' ratio and difference."""
-    write_corpus(folder)
-    environment = stage_environment(folder / "home")
-    time_command([GOLDPATH, "run", write_recipe(folder, 0), "--only", "data"], environment)
+    write_corpus(recipe.folder)
+    environment = stage_environment(recipe.folder / "home")
+    time_command([GOLDPATH, "run", recipe.write(0), "--only", "data"], environment)
     whole, stages = [], []
     for number in range(1, runs + 1):
-        whole.append(time_command([GOLDPATH, "run", write_recipe(folder, number)], environment))
-        stages.append(replay_stages(folder, version(number)))
-        print(f"round {number}: goldpath run {whole[-1]:.1f} s, by hand {stages[-1]:.1f} s", file=sys.stderr)
+        whole.append(time_command([GOLDPATH, "run", recipe.write(number)], environment))
+        stages.append(replay_stages(recipe.folder, version(number)))
+        print(f"{what}, round {number}: goldpath run {whole[-1]:.1f} s, by hand {stages[-1]:.1f} s", file=sys.stderr)
     run, hand = statistics.median(whole), statistics.median(stages)
     peer = f"the same {len(STAGES)} stage commands by hand, {hand:.1f} s"
-    emit(at_most("`goldpath run` on a small recipe", run / hand, "times its stages", RATIO_LIMIT, peer, runs))
-    emit(observed("what `goldpath run` adds", run - hand, "s", peer, runs))
+    emit(at_most(f"`goldpath run` on {what}", run / hand, "times its stages", RATIO_LIMIT, peer, runs))
+    emit(observed(f"what it adds to {what}", run - hand, "s", peer, runs))
 
 
 def replay_stages(folder: Path, of: str) -> float:
@@ -82,7 +113,7 @@ def replay_stages(folder: Path, of: str) -> float:
     hand.mkdir(parents=True)
     total = 0.0
     for stage in STAGES:
-        ran = home / "runs" / "small" / of / stage
+        (ran,) = (home / "runs").glob(f"*/{of}/{stage}")
         argv = json.loads((ran / "record.json").read_text(encoding="utf-8"))["argv"]
         command = [str(hand / stage) if word == str(ran) else word for word in argv]
         assert str(hand / stage) in command, f"{stage}: no --out {ran} in {argv}"
@@ -112,17 +143,6 @@ def stage_environment(home: Path) -> dict[str, str]:
     if code_state()[1]:
         environment["GOLDPATH_ALLOW_DIRTY"] = "benchmark on a changed working tree"
     return environment | TELEMETRY_OFF | {"GOLDPATH_HOME": str(home), "GOMP_SPINCOUNT": SPINS}
-
-
-def write_recipe(folder: Path, number: int) -> str:
-    """Writes the recipe of one round: another version with other seeds."""
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    recipe["version"] = version(number)
-    for section in ("data", "pretrain", "sft", "dpo"):
-        recipe[section]["seed"] = number
-    path = folder / f"{number}.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return str(path)
 
 
 def version(number: int) -> str:

@@ -55,7 +55,7 @@ LOG = ".stage.log"
 ERROR = "error: "  # what a stage's own error begins with
 SPINS = "30000"  # a tenth of libgomp's default
 BUSY_PERCENT = 70
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.05
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
 
 
