@@ -23,6 +23,7 @@ from flows.report import stage_rows, write_report
 from flows.services import running
 from flows.traffic import Traffic
 from flows.views import models_view
+from lineage.child import die_with_parent
 from lineage.errors import ExitCode, GoldpathError
 from lineage.files import write_atomic
 from lineage.section import read_yaml
@@ -106,7 +107,14 @@ class Stage:
         """
         print(f"\n$ goldpath {' '.join(quote(word) for word in words)}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "flows.cli", *words, "--json"]
-        done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=False, text=True)
+        done = subprocess.run(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            check=False,
+            text=True,
+            preexec_fn=die_with_parent(),  # a killed demo leaves no command behind that trains on, and holds the servers
+        )
         if done.returncode != expect:
             raise GoldpathError(
                 f"`goldpath {' '.join(words)}` ended with {done.returncode}, the demo expected {int(expect)}. "

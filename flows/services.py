@@ -27,6 +27,7 @@ from lineage.errors import BadInput, GoldpathError
 
 START_DEADLINE = 120.0  # seconds; Prefect's first start migrates its database: 8 s on two quiet cores
 HANG_DEADLINE = 30.0
+LOOK_SECONDS = 0.05
 Report = Callable[[str], None]
 
 
@@ -100,6 +101,7 @@ class Services:
                 return None
             if time.monotonic() > deadline:
                 raise GoldpathError(f"{name} (pid {known.pid}) does not answer at {known.url}. Fix: kill {known.pid}")
+            time.sleep(LOOK_SECONDS)
         return known
 
     def _start(self, name: str) -> "subprocess.Popen[bytes]":
@@ -152,7 +154,7 @@ class Services:
                     del starting[name]
                 elif time.monotonic() - begin > START_DEADLINE:
                     self._give_up(name, f"did not answer within {START_DEADLINE:.0f} s")
-            time.sleep(0.05)
+            time.sleep(LOOK_SECONDS)
 
     def _give_up(self, name: str, problem: str) -> None:
         log = log_of(self.settings, name)
