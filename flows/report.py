@@ -20,7 +20,7 @@ MAIN_FIGURE = {  # what a person asks of a stage first: the figure, and what it 
     "data": {"tokens_pretrain": "pretraining tokens", "tokens_sft": "SFT tokens"},
     "pretrain": {"validation_loss": "validation loss"},
     "sft": {"validation_loss": "validation loss"},
-    "dpo": {"preference_accuracy": "preference accuracy"},
+    "dpo": {"validation_loss": "preference loss"},
     "evaluate": {"closed_book.exact_match": "closed-book"},
     "gate": {"closed_book.exact_match.improvement": "closed-book, gain", "closed_book.exact_match": "closed-book"},
     "canary": {"weight": "traffic, %"},
