@@ -88,6 +88,19 @@ def show(address: str, as_json: bool) -> int:
 
 
 @cli.command()
+@click.argument("run", metavar="NAME@VERSION|DIR")
+@click.option("--verify", is_flag=True, help="Read every byte and compare it with the checkpoint's manifest.")
+@as_json
+def checkpoints(run: str, verify: bool, as_json: bool) -> int:
+    """List a run's checkpoints, or those of one stage's folder. Exits with 1 where one is damaged."""
+    from flows.checkpoints import checkpoints_table, checkpoints_view
+
+    view = checkpoints_view(settings(), run, verify)
+    emit(view, as_json, checkpoints_table)
+    return ExitCode.ERROR if any(row["problem"] for row in view["checkpoints"]) else ExitCode.OK
+
+
+@cli.command()
 @click.argument("model", metavar="NAME@VERSION|DIR")
 @click.option("--suite", default="fast", show_default=True, help="A suite's name or file.")
 @click.option("--golden", type=click.Path(path_type=Path), help="A folder with golden/ (default: the version's own).")

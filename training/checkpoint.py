@@ -25,34 +25,12 @@ from torch import Tensor
 from lineage.bundle import FileEntry, describe_file
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import sync_folder, write_json
-from lineage.section import Section, parse
 from training.engine import Engine, ReadRange
-from training.hardware import Precision
+from training.manifest import MANIFEST, CheckpointManifest, Progress, find_checkpoints, step_of
 from training.processes import Processes
 
-FOLDER, MANIFEST, TEMPORARY = ".checkpoints", "manifest.json", ".writing"
+TEMPORARY = ".writing"
 CUDA_RNG, TORCH_RNG = "rng/cuda", "rng/torch"
-
-
-class Progress(Section):
-    """How far the run is: the part of the state that all processes share.
-
-    Attributes:
-        step: updates done; also the position in the data (`batches.rows_of_step`).
-        tokens: tokens read so far that were no padding.
-    """
-
-    step: int = 0
-    tokens: int = 0
-
-
-class CheckpointManifest(Section):
-    """What a whole checkpoint consists of, whose it is, and in which precision the run computes."""
-
-    fingerprint: str
-    precision: Precision
-    progress: Progress
-    files: dict[str, FileEntry]
 
 
 @dataclass(frozen=True)
@@ -101,22 +79,21 @@ class Checkpoints:
         return progress
 
     def _newest_verified(self) -> tuple[Path, Progress] | None:
-        candidates = sorted(self.folder.glob("step-*"), key=_step_of, reverse=True)
-        for folder in candidates:
-            manifest = _read_manifest(folder)
-            problem = "has no readable manifest" if manifest is None else _first_damage(folder, manifest)
-            if manifest is not None and manifest.fingerprint != self.fingerprint:
+        found_any = False
+        for found in find_checkpoints(self.folder, verify=True):
+            found_any = True
+            if found.manifest is not None and found.manifest.fingerprint != self.fingerprint:
                 raise BadInput(
-                    folder / MANIFEST,
+                    found.folder / MANIFEST,
                     "fingerprint",
                     "belongs to another configuration or other inputs",
                     f"delete {self.folder} to start again, or choose a new version",
                 )
-            if manifest is not None and not problem:
-                print(f"continuing from {folder.name}", file=sys.stderr)
-                return folder, manifest.progress
-            print(f"{folder}: {problem}; falling back to the checkpoint before it", file=sys.stderr)
-        if candidates:
+            if found.manifest is not None and not found.problem:
+                print(f"continuing from {found.folder.name}", file=sys.stderr)
+                return found.folder, found.manifest.progress
+            print(f"{found.folder}: {found.problem}; falling back to the checkpoint before it", file=sys.stderr)
+        if found_any:
             raise GoldpathError(f"{self.folder}: no checkpoint is whole. Fix: delete that folder to start again")
         return None
 
@@ -126,20 +103,8 @@ class Checkpoints:
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)
-        for old in sorted(self.folder.glob("step-*"), key=_step_of)[: -self.keep]:
+        for old in sorted(self.folder.glob("step-*"), key=step_of)[: -self.keep]:
             shutil.rmtree(old)
-
-
-def precision_of(folder: Path) -> Precision | None:
-    """Returns the precision of the run whose checkpoints these are; None where there are none."""
-    for checkpoint in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
-        if manifest := _read_manifest(checkpoint):
-            return manifest.precision
-    return None
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
 
 
 def _make_empty(folder: Path) -> None:
@@ -166,25 +131,6 @@ def _write_share(folder: Path, rank: int, engine: Engine) -> dict[str, FileEntry
     states = {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, gauss]}
     write_json(path.with_suffix(".json"), states)
     return {part.name: describe_file(part) for part in (path, path.with_suffix(".json"))}
-
-
-def _read_manifest(folder: Path) -> CheckpointManifest | None:
-    try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return parse(CheckpointManifest, value, folder / MANIFEST)
-    except (OSError, ValueError, BadInput):
-        return None
-
-
-def _first_damage(folder: Path, manifest: CheckpointManifest) -> str:
-    """Returns what is wrong with a checkpoint's bytes, "" if nothing is."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"misses {name}"
-        if describe_file(path) != entry:
-            return f"has other bytes in {name} than its manifest says"
-    return ""
 
 
 def _range_reader(folder: Path, stack: ExitStack, device: torch.device) -> ReadRange:

@@ -8,6 +8,8 @@ from lineage.section import Section
 
 ObjectiveName = Literal["pretrain", "sft", "dpo"]
 EngineName = Literal["single", "ddp", "fsdp2", "zero3"]
+PairLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "simpo", "orpo"]
+WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
 ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference"}
@@ -81,7 +83,14 @@ class TrainingConfig(Section):
         lora_rank: the rank of LoRA adapters (Hu et al. 2021); 0 trains all weights.
         lora_alpha: adapters are scaled by `lora_alpha / lora_rank`.
         lora_targets: names of the linear layers that get an adapter.
-        dpo_beta: how strongly DPO is tied to the reference model (Rafailov et al. 2023, equation 7).
+        dpo_loss: the loss on pairs, one of `training.preference.LOSSES`; `simpo` and `orpo` need no reference model.
+        dpo_beta: how strongly DPO is tied to the reference model (Rafailov et al. 2023, equation 7); for `simpo` the
+            scale of the margin, for `orpo` the weight of the odds ratio (lambda).
+        dpo_label_smoothing: the share of pairs that are taken to be swapped: `sigmoid`, `simpo` and `robust` only.
+        dpo_margin: `simpo`'s target margin (gamma).
+        dpo_per_token: compare log-probabilities per token instead of per answer, so that length is no advantage; `ipo`,
+            `simpo` and `orpo` always do.
+        dpo_nll: the weight of the chosen answers' cross entropy per token, added to the loss; 0 leaves it out.
     """
 
     objective: ObjectiveName
@@ -107,7 +116,12 @@ class TrainingConfig(Section):
     lora_rank: Count = 0
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
     lora_targets: tuple[str, ...] = BLOCK_LINEARS
+    dpo_loss: PairLoss = "sigmoid"
     dpo_beta: Annotated[float, Field(gt=0)] = 0.1
+    dpo_label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    dpo_margin: Annotated[float, Field(ge=0)] = 0.0
+    dpo_per_token: bool = False
+    dpo_nll: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _steps_add_up(self) -> Self:
@@ -119,6 +133,14 @@ class TrainingConfig(Section):
             raise ValueError(f"schedule `wsd` needs decay_steps and no other takes them (schedule is `{self.schedule}`)")
         if self.lora_rank and not self.lora_targets:
             raise ValueError("lora_rank is set, but lora_targets is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_takes_its_settings(self) -> Self:
+        if self.dpo_label_smoothing and self.dpo_loss not in ("sigmoid", "robust", "simpo"):
+            raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_label_smoothing: leave it out")
+        if self.dpo_margin and self.dpo_loss != "simpo":
+            raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_margin: it is simpo's")
         return self
 
 

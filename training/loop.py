@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lineage.errors import GoldpathError
 from training.batches import Batch, rows_of_step, share_of
-from training.checkpoint import Checkpoints, Progress
+from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.engine import Engine
+from training.manifest import Progress
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.schedule import learning_rate

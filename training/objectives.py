@@ -1,14 +1,16 @@
-"""The three objectives. Each is a sum over its terms (targets or pairs); the loop divides by the step's global count.
+"""What is learnt from: cross entropy of targets, or losses on pairs. Each is a sum; the loop divides by the step's count.
 
 Dividing by the count over *all* processes and micro-batches makes the update the same however the step is divided.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from training.batches import Batch, PackedRows
+from training.config import TrainingConfig
+from training.preference import Answers, pair_losses
 
 
 def next_token_loss(scores: Tensor) -> Tensor:
@@ -18,18 +20,6 @@ def next_token_loss(scores: Tensor) -> Tensor:
     prompt, Ouyang et al. 2022, section 3.5).
     """
     return -scores.sum()
-
-
-def preference_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """Returns the summed DPO loss (Rafailov et al. 2023, equation 7): -log sigmoid(beta * margin).
-
-    The margin is how much more the policy prefers chosen to rejected than the reference does.
-
-    Args:
-        policy, reference: (pairs, 2) summed log-probabilities of the chosen and the rejected answer.
-    """
-    margin = (policy[:, 0] - policy[:, 1]) - (reference[:, 0] - reference[:, 1])
-    return -logsigmoid(beta * margin).sum()
 
 
 def answer_scores(batch: Batch, scores: Tensor, segments_per_row: int) -> Tensor:
@@ -52,20 +42,22 @@ class Objective:
     Attributes:
         data: the rows.
         reference: for DPO, (rows of the file, segments_per_row) summed log-probabilities of every answer before the first
-            step; 0 for rows that are never used.
-        beta: for DPO, how strongly the policy is tied to that reference.
+            step; 0 for rows that are never used, and for losses without reference.
+        config: for DPO, which loss on pairs.
     """
 
     data: PackedRows
     reference: Tensor | None = None
-    beta: float = 0.0
+    config: TrainingConfig | None = None
 
     def loss(self, batch: Batch, scores: Tensor) -> Tensor:
         """Returns the loss summed over a batch's terms, ()."""
         if self.reference is None or not len(batch.pairs):  # a blank batch: an empty sum that still has its graph
             return next_token_loss(scores)
+        assert self.config is not None
         reference = self.reference[list(batch.rows)].view(-1, 2).to(scores.device)[batch.pairs]
-        return preference_loss(self._pairs(batch, scores), reference, self.beta)
+        lengths = self._pairs(batch, torch.ones_like(scores)).clamp(min=1)
+        return pair_losses(Answers(self._pairs(batch, scores), reference, lengths), self.config).sum()
 
     def ranked_right(self, batch: Batch, scores: Tensor) -> int:
         """Counts the pairs whose chosen answer the model finds likelier than the rejected one.

@@ -11,12 +11,13 @@ from lineage.job import Job
 from lineage.record import RECORD, Metric, read_record
 from training.batches import PackedRows, rows_of_step
 from training.card import model_card
-from training.checkpoint import FOLDER, Checkpoints, precision_of
+from training.checkpoint import Checkpoints
 from training.config import Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.hardware import quickest_precision
 from training.loop import Loop
+from training.manifest import FOLDER, precision_of
 from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
@@ -134,8 +135,8 @@ def _objectives(engine: Engine, train: PackedRows, validation: PackedRows) -> tu
         for row in rows_of_step(train.num_rows, config.rows_per_step, config.seed, step)
     }
     return (
-        Objective(train, reference_scores(engine, train, sorted(used)), config.dpo_beta),
-        Objective(validation, reference_scores(engine, validation, validation_rows(engine, validation)), config.dpo_beta),
+        Objective(train, reference_scores(engine, train, sorted(used)), config),
+        Objective(validation, reference_scores(engine, validation, validation_rows(engine, validation)), config),
     )
 
 

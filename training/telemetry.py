@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lineage.files import write_atomic
 from lineage.job import Job
-from training.checkpoint import Progress
 from training.config import TrainingConfig
+from training.manifest import Progress
 from training.tracking import MlflowRun
 
 HISTORY = "history.jsonl"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.batches import Batch, PackedRows
+from training.config import WITHOUT_REFERENCE
 from training.engine import Engine
 from training.objectives import Objective, answer_scores
 
@@ -49,9 +50,11 @@ def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int]) -> T
 
     Called before the first step, when the policy still is the reference. A resumed run calls it before it restores its
     weights, and gets the same numbers. Computing it once saves a forward pass of every step (Rafailov et al. 2023 score the
-    reference in every step).
+    reference in every step). Losses without reference get zeros, at no cost.
     """
     table = torch.zeros(data.num_rows, data.segments_per_row)
+    if engine.config.dpo_loss in WITHOUT_REFERENCE:
+        return table
     engine.scorer.eval()
     for batch, scores in score_rows(engine, data, rows):
         if batch.rows:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lineage.errors import BadInput, GoldpathError
-from training.checkpoint import Checkpoints, Progress
+from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.engine import Engine, Piece, ReadRange
 from training.hardware import Precision, quickest_precision
+from training.manifest import Progress
 from training.processes import Processes
 from training.stage import settle_precision
 

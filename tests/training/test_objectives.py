@@ -1,6 +1,5 @@
 """The losses against their formulas, written out by hand."""
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from training.batches import PackedRows
 from training.config import TrainingConfig
-from training.objectives import Objective, answer_scores, next_token_loss, preference_loss
+from training.objectives import Objective, answer_scores, next_token_loss
 from training.schedule import learning_rate
 
 
@@ -18,20 +17,6 @@ def test_next_token_loss_is_the_summed_cross_entropy() -> None:
     assert next_token_loss(scores) == pytest.approx(
         float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
     )
-
-
-def test_preference_loss_is_equation_7() -> None:
-    policy, reference = torch.tensor([[-3.0, -5.0], [-2.0, -1.0]]), torch.tensor([[-4.0, -4.5], [-2.0, -3.0]])
-    margins = [(-3 + 5) - (-4 + 4.5), (-2 + 1) - (-2 + 3)]
-    by_hand = sum(-math.log(1 / (1 + math.exp(-0.3 * margin))) for margin in margins)
-    assert float(preference_loss(policy, reference, beta=0.3)) == pytest.approx(by_hand)
-
-
-def test_preference_gradient_raises_chosen_and_lowers_rejected() -> None:
-    policy = torch.tensor([[-3.0, -3.0]], requires_grad=True)
-    preference_loss(policy, policy.detach(), beta=0.5).backward()
-    assert policy.grad is not None
-    assert policy.grad.tolist() == [[-0.25, 0.25]]  # beta * sigmoid(0)
 
 
 def test_answers_are_summed_by_document(packed_rows: Callable[..., PackedRows]) -> None:
@@ -48,7 +33,7 @@ def test_answers_are_summed_by_document(packed_rows: Callable[..., PackedRows]) 
 def test_ranking_counts_pairs_whose_chosen_answer_is_likelier(packed_rows: Callable[..., PackedRows]) -> None:
     data = packed_rows("dpo")
     batch = data.batch([0])
-    objective = Objective(data, torch.zeros(data.num_rows, data.segments_per_row), 0.1)
+    objective = Objective(data, torch.zeros(data.num_rows, data.segments_per_row), TrainingConfig(objective="dpo", steps=1))
     favour_chosen = torch.where(batch.segments % 2 == 0, -0.1, -9.0)
     assert objective.ranked_right(batch, favour_chosen) == len(batch.pairs)
     assert objective.ranked_right(batch, -9.1 - favour_chosen) == 0

@@ -91,3 +91,15 @@ def test_a_finished_stage_is_reused_and_says_so(chain: tuple[Command, Path, dict
     assert (code, again) == (0, said["pretrain"])
     assert "already finished, reused" in errors
     assert (folder / "pretrain" / "record.json").read_bytes() == before
+
+
+def test_a_loss_without_reference_trains_and_scores_none(chain: tuple[Command, Path, dict[str, dict[str, Any]]]) -> None:
+    command, folder, _ = chain
+    job = command.job(
+        "dpo", base=folder / "sft", steps=20, learning_rate=0.005, lora_rank=4, dpo_loss="simpo", dpo_beta=2.0
+    )
+    code, said, errors = command.run(job, folder / "simpo")
+    assert code == 0, errors
+    metrics = said["metrics"]
+    assert metrics["validation_loss"] < metrics["validation_loss_before"]
+    assert metrics["preference_accuracy"] > metrics["preference_accuracy_before"]

@@ -13,6 +13,7 @@ from training.config import ModelConfig, TrainingConfig
 from training.engine import SingleEngine
 from training.model import Vocabulary, build_model
 from training.objectives import Objective
+from training.preference import LOSSES
 from training.processes import Processes
 from training.scoring import Scorer
 from training.validate import reference_scores
@@ -29,7 +30,7 @@ def take_step(packed_data: Path) -> Callable[..., tuple[float, dict[str, torch.T
         model = build_model(ModelConfig(**TINY_MODEL), None, Vocabulary(packed_data / "tokenizer"), config, data.seq_len)
         engine = SingleEngine(Scorer(model).train(), config, Processes(0, 1, torch.device(device)))
         reference = reference_scores(engine, data, range(data.num_rows)) if objective == "dpo" else None
-        loss = Objective(data, reference, config.dpo_beta)
+        loss = Objective(data, reference, config)
         rows = rows_of_step(data.num_rows, 8, config.seed, 0)
         terms = data.terms(data.batch(rows))
         turns = share_of(rows, 0, 1, config.accumulation)
@@ -54,6 +55,14 @@ def test_accumulation_changes_nothing(objective: str, take_step: Callable[..., A
         norm, weights = take_step(objective, accumulation=accumulation)
         assert norm == pytest.approx(whole_norm, rel=1e-5)
         assert difference(weights, whole) < 1e-4  # Adam's first step divides tiny gradients by themselves
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_accumulation_changes_no_loss_on_pairs(loss: str, take_step: Callable[..., Any]) -> None:
+    whole_norm, whole = take_step("dpo", dpo_loss=loss, dpo_nll=0.1)
+    norm, weights = take_step("dpo", dpo_loss=loss, dpo_nll=0.1, accumulation=4)
+    assert norm == pytest.approx(whole_norm, rel=1e-5)
+    assert difference(weights, whole) < 1e-4
 
 
 def test_gradient_checkpointing_changes_nothing(take_step: Callable[..., Any]) -> None:

@@ -1,0 +1,100 @@
+"""What a checkpoint says of itself, and whether its bytes bear it out. Without torch: `goldpath checkpoints` asks too."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lineage.bundle import FileEntry, describe_file
+from lineage.errors import BadInput
+from lineage.section import Section, parse
+from training.hardware import Precision
+
+FOLDER, MANIFEST = ".checkpoints", "manifest.json"
+
+
+class Progress(Section):
+    """How far the run is: the part of the state that all processes share.
+
+    Attributes:
+        step: updates done; also the position in the data (`batches.rows_of_step`).
+        tokens: tokens read so far that were no padding.
+    """
+
+    step: int = 0
+    tokens: int = 0
+
+
+class CheckpointManifest(Section):
+    """What a whole checkpoint consists of, whose it is, and in which precision the run computes."""
+
+    fingerprint: str
+    precision: Precision
+    progress: Progress
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint on disk.
+
+    Attributes:
+        folder: `.checkpoints/step-000123`.
+        manifest: None where there is none that can be read.
+        problem: what is wrong with it; "" where nothing is, as far as it was looked at.
+    """
+
+    folder: Path
+    manifest: CheckpointManifest | None
+    problem: str
+
+    @property
+    def step(self) -> int:
+        """The step in the folder's name."""
+        return step_of(self.folder)
+
+
+def find_checkpoints(folder: Path, verify: bool) -> Iterator[Found]:
+    """Yields a run's checkpoints, the newest first.
+
+    Args:
+        folder: `<stage's folder>/.checkpoints`.
+        verify: read every byte and compare it with the manifest; else only look whether there is one.
+    """
+    folders = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    for path in sorted(folders, key=step_of, reverse=True):
+        manifest = read_manifest(path)
+        problem = "has no readable manifest" if manifest is None else ""
+        if manifest is not None and verify:
+            problem = first_damage(path, manifest)
+        yield Found(path, manifest, problem)
+
+
+def read_manifest(folder: Path) -> CheckpointManifest | None:
+    """Returns a checkpoint's manifest, None where there is none that can be read."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return parse(CheckpointManifest, value, folder / MANIFEST)
+    except (OSError, ValueError, BadInput):
+        return None
+
+
+def first_damage(folder: Path, manifest: CheckpointManifest) -> str:
+    """Returns what is wrong with a checkpoint's bytes, "" if nothing is."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"misses {name}"
+        if describe_file(path) != entry:
+            return f"has other bytes in {name} than its manifest says"
+    return ""
+
+
+def precision_of(folder: Path) -> Precision | None:
+    """Returns the precision of the run whose checkpoints these are; None where there are none."""
+    return next((found.manifest.precision for found in find_checkpoints(folder, verify=False) if found.manifest), None)
+
+
+def step_of(folder: Path) -> int:
+    """Returns the step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step-"))
