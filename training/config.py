@@ -83,6 +83,8 @@ class TrainingConfig(Section):
         lora_rank: the rank of LoRA adapters (Hu et al. 2021); 0 trains all weights.
         lora_alpha: adapters are scaled by `lora_alpha / lora_rank`.
         lora_targets: names of the linear layers that get an adapter.
+        label_smoothing, z_loss: regularise the cross entropy (`training.scoring.Regularisation`); validation leaves them
+            out, so its losses stay comparable. Not for `dpo`.
         dpo_loss: the loss on pairs, one of `training.preference.LOSSES`; `simpo` and `orpo` need no reference model.
         dpo_beta: how strongly DPO is tied to the reference model (Rafailov et al. 2023, equation 7); for `simpo` the
             scale of the margin, for `orpo` the weight of the odds ratio (lambda).
@@ -116,6 +118,8 @@ class TrainingConfig(Section):
     lora_rank: Count = 0
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
     lora_targets: tuple[str, ...] = BLOCK_LINEARS
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
     dpo_loss: PairLoss = "sigmoid"
     dpo_beta: Annotated[float, Field(gt=0)] = 0.1
     dpo_label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -139,6 +143,8 @@ class TrainingConfig(Section):
     def _loss_takes_its_settings(self) -> Self:
         if self.dpo_label_smoothing and self.dpo_loss not in ("sigmoid", "robust", "simpo"):
             raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_label_smoothing: leave it out")
+        if self.objective == "dpo" and (self.label_smoothing or self.z_loss):
+            raise ValueError("objective `dpo` takes neither label_smoothing nor z_loss: dpo_label_smoothing is its own")
         if self.dpo_margin and self.dpo_loss != "simpo":
             raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_margin: it is simpo's")
         return self

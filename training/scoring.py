@@ -1,5 +1,6 @@
 """Log-probabilities of target tokens: the one number per target that every objective is made of."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +19,14 @@ class Scorer(nn.Module):
 
     The output layer is computed where there is a target only. For SFT and DPO rows, where most tokens are prompt, that
     saves most of its work; for every objective it saves the fp32 copy of all logits.
+
+    Args:
+        regularise: what training, not validation, mixes into the log-probabilities.
     """
 
-    def __init__(self, model: "PreTrainedModel") -> None:
+    def __init__(self, model: "PreTrainedModel", regularise: "Regularisation | None" = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.regularise = model, regularise or Regularisation()
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         """Scores targets.
@@ -35,7 +39,7 @@ class Scorer(nn.Module):
             targets: (targets,) token ids.
 
         Returns:
-            (targets,) natural log-probabilities, fp32.
+            (targets,) natural log-probabilities, fp32; in training mode regularised.
         """
         causal = plain_model(self.model)
         decoder = getattr(causal, causal.base_model_prefix)
@@ -43,34 +47,63 @@ class Scorer(nn.Module):
             input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False
         ).last_hidden_state
         logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
-        scores: Tensor = _TargetLogProbabilities.apply(logits, targets)  # type: ignore[no-untyped-call]
+        regularise = self.regularise if self.training else Regularisation()
+        scores: Tensor = _TargetLogProbabilities.apply(logits, targets, regularise)  # type: ignore[no-untyped-call]
         return scores
 
 
-class _TargetLogProbabilities(torch.autograd.Function):
-    """log softmax(logits)[target], in chunks: fp32 inside, but without ever holding fp32 logits of all targets.
+@dataclass(frozen=True)
+class Regularisation:
+    """Turns a target's log-probability l - Z into (1 - smoothing) l + smoothing * mean(logits) - Z - z_loss * Z^2.
 
-    Forward: logit[target] - logsumexp(logits). Backward: d/dlogits = (onehot(target) - softmax(logits)) * grad.
+    l is the target's logit and Z the logarithm of the softmax's normaliser.
+
+    Attributes:
+        smoothing: the share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        z_loss: keeps Z near 0, so that logits do not drift (Chowdhery et al. 2022, PaLM, section 5: 1e-4).
+    """
+
+    smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+class _TargetLogProbabilities(torch.autograd.Function):
+    """log softmax(logits)[target], regularised, in chunks: without ever holding fp32 logits of all targets.
+
+    The gradient of the logits is (1 - smoothing) onehot(target) + smoothing / vocab - (1 + 2 z_loss Z) softmax(logits).
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, regularise: Regularisation) -> Tensor:
         """Args: logits (targets, vocab) in any float type; targets (targets,). Returns (targets,) fp32."""
+        smoothing, z_loss = regularise.smoothing, regularise.z_loss
         normalisers = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
+        means = torch.zeros_like(normalisers)
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
-            normalisers[part] = logits[part].float().logsumexp(-1)
+            numbers = logits[part].float()
+            normalisers[part] = numbers.logsumexp(-1)
+            if smoothing:
+                means[part] = numbers.mean(-1)
         ctx.save_for_backward(logits, targets, normalisers)
-        return logits.gather(1, targets[:, None])[:, 0].float() - normalisers
+        ctx.regularise = regularise
+        chosen = logits.gather(1, targets[:, None])[:, 0].float()
+        scores = chosen - normalisers
+        return scores + smoothing * (means - chosen) - z_loss * normalisers.square() if smoothing or z_loss else scores
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         """Args: one gradient (targets,). Returns the gradient of the logits, (targets, vocab)."""
         logits, targets, normalisers = ctx.saved_tensors
+        smoothing, z_loss = ctx.regularise.smoothing, ctx.regularise.z_loss
+        onto_all = -grads[0] * (1 + 2 * z_loss * normalisers) if z_loss else -grads[0]
+        onto_target = (1 - smoothing) * grads[0]
         result = torch.empty_like(logits)
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
-            gradient = (logits[part].float() - normalisers[part, None]).exp_().mul_(-grads[0][part, None])
-            gradient.scatter_add_(1, targets[part, None], grads[0][part, None])
+            gradient = (logits[part].float() - normalisers[part, None]).exp_().mul_(onto_all[part, None])
+            gradient.scatter_add_(1, targets[part, None], onto_target[part, None])
+            if smoothing:
+                gradient.add_(grads[0][part, None], alpha=smoothing / logits.shape[1])
             result[part] = gradient
-        return result, None
+        return result, None, None

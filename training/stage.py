@@ -21,7 +21,7 @@ from training.manifest import FOLDER, precision_of
 from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
-from training.scoring import Scorer
+from training.scoring import Regularisation, Scorer
 from training.telemetry import History, Telemetry
 from training.validate import reference_scores, validation_rows
 
@@ -46,7 +46,8 @@ def train_stage(
     vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
 
     def build() -> Scorer:
-        return Scorer(build_model(config.model, base, vocabulary, training, train.seq_len))
+        regularise = Regularisation(training.label_smoothing, training.z_loss)
+        return Scorer(build_model(config.model, base, vocabulary, training, train.seq_len), regularise)
 
     def card(figures: Mapping[str, Metric]) -> str:
         return model_card(job, training, parameters, data_version(job), figures)

@@ -113,6 +113,7 @@ def test_an_answer_that_is_certain_keeps_the_odds_finite() -> None:
         ({"dpo_loss": "hinge", "dpo_label_smoothing": 0.1}, "hinge"),
         ({"dpo_loss": "sigmoid", "dpo_margin": 0.5}, "dpo_margin"),
         ({"dpo_loss": "kto"}, "dpo_loss"),
+        ({"z_loss": 1e-4}, "z_loss"),
         ({"dpo_label_smoothing": 0.5}, "dpo_label_smoothing"),
     ],
 )

@@ -12,7 +12,7 @@ from training import scoring
 from training.batches import PackedRows
 from training.config import ModelConfig, TrainingConfig
 from training.model import Vocabulary, build_model
-from training.scoring import Scorer
+from training.scoring import Regularisation, Scorer
 
 
 @pytest.fixture
@@ -59,12 +59,38 @@ def test_target_log_probabilities_and_their_gradient(chunk: int, monkeypatch: py
     monkeypatch.setattr(scoring, "CHUNK", chunk)
     logits = (torch.randn(20, 50) * 5).requires_grad_()
     targets, weights = torch.randint(0, 50, (20,)), torch.randn(20)
-    ours = scoring._TargetLogProbabilities.apply(logits, targets)
+    ours = scoring._TargetLogProbabilities.apply(logits, targets, Regularisation())
     (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
     theirs = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     (expected,) = torch.autograd.grad((theirs * weights).sum(), logits)
     assert torch.allclose(ours, theirs, atol=1e-5)
     assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.0, 0.01), (0.2, 0.05)])
+def test_regularised_scores_and_their_gradient(
+    chunk: int, smoothing: float, z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    logits = (torch.randn(20, 50) * 5).requires_grad_()
+    targets, weights = torch.randint(0, 50, (20,)), torch.randn(20)
+    ours = scoring._TargetLogProbabilities.apply(logits, targets, Regularisation(smoothing, z_loss))
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), logits)
+    smoothed = torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    theirs = -smoothed - z_loss * logits.logsumexp(-1) ** 2
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), logits)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert torch.allclose(gradient, expected, atol=1e-5)
+
+
+def test_validation_leaves_regularisation_out(scorer: Scorer, packed_rows: Callable[..., PackedRows]) -> None:
+    batch = packed_rows("pretrain").batch([0])
+    inputs = (batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+    plain = scorer.train()(*inputs)
+    regularised = Scorer(scorer.model, Regularisation(0.1, 0.01))
+    assert torch.equal(regularised.eval()(*inputs), plain)
+    assert not torch.allclose(regularised.train()(*inputs), plain)
 
 
 def test_a_batch_without_targets_has_a_gradient_of_zero(scorer: Scorer, packed_rows: Callable[..., PackedRows]) -> None:
