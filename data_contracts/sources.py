@@ -147,6 +147,8 @@ def _load_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise BadInput(path, f"line {number}", f"is not JSON: {error.msg} at column {error.colno}", fix) from None
     except RecursionError:
         raise BadInput(path, f"line {number}", "is nested too deeply", fix) from None
+    except ValueError:
+        raise BadInput(path, f"line {number}", "holds a number that is too long to read", fix) from None
     if not isinstance(value, dict):
         raise BadInput(path, f"line {number}", f"is {type(value).__name__}, not an object with fields", fix)
     return value

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flows.console import say
+from flows.launch import end_patiently
 from flows.recipe import find_recipe
 from flows.report import stage_rows, write_report
 from flows.services import running
@@ -107,20 +108,25 @@ class Stage:
         """
         print(f"\n$ goldpath {' '.join(quote(word) for word in words)}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "flows.cli", *words, "--json"]
-        done = subprocess.run(
+        typed = subprocess.Popen(
             command,
             env=self.environment,
             stdout=subprocess.PIPE,
-            check=False,
             text=True,
+            start_new_session=True,  # Ctrl-C reaches it once, from here
             preexec_fn=die_with_parent(),  # a killed demo leaves no command behind that trains on, and holds the servers
         )
-        if done.returncode != expect:
+        try:
+            said, _ = typed.communicate()
+        except BaseException:
+            end_patiently(typed)
+            raise
+        if typed.returncode != expect:
             raise GoldpathError(
-                f"`goldpath {' '.join(words)}` ended with {done.returncode}, the demo expected {int(expect)}. "
+                f"`goldpath {' '.join(words)}` ended with {typed.returncode}, the demo expected {int(expect)}. "
                 "Fix: see the message above; `goldpath doctor` checks the machine; `make demo` continues"
             )
-        return json.loads(done.stdout)
+        return json.loads(said)
 
     def release(self, version: str, reason: str, expect: ExitCode = ExitCode.OK) -> None:
         """Approves a version and takes it through its canary under real traffic; a decided release is not repeated."""

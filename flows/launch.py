@@ -128,7 +128,7 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
         said = process.stdout.read().decode(errors="replace").strip().splitlines()
         code = process.wait()
     except BaseException:
-        _end(process)
+        end_patiently(process)
         raise
     finally:
         echo.join(timeout=10)
@@ -164,8 +164,8 @@ def _echo(stream: IO[bytes], tail: "deque[str]", log: Path) -> None:
         tail.append(rest.decode(errors="replace").strip())
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Asks a stage and its children to end, and ends them if they do not."""
+def end_patiently(process: "subprocess.Popen[Any]") -> None:
+    """Asks a process that leads its own group, and its children, to end, and ends them if they do not."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from data_contracts.config import DataConfig
 from evaluation.config import EvaluationConfig, GatePolicy
+from evaluation.suite import load_suite
 from lineage.errors import BadInput
 from lineage.section import Section, parse, read_yaml
 from serving.config import CanaryPolicy
@@ -61,8 +62,6 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
     value = read_yaml(path)
     if version is not None:
         value["version"] = version
-    if isinstance(value.get("version"), (int, float)):
-        value["version"] = str(value["version"])  # YAML reads `version: 1.0` as a number
     for objective in OBJECTIVES:
         if isinstance(value.get(objective), dict):
             value[objective].setdefault("objective", objective)
@@ -77,7 +76,25 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
         raise BadInput(
             path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`"
         )
+    check_gate(recipe, path)
     return recipe
+
+
+def check_gate(recipe: Recipe, path: Path) -> None:
+    """Checks that the suite exists and answers what the gate asks: before training is paid for, not after.
+
+    Raises:
+        BadInput: naming the rule.
+    """
+    directions = {task.full_name: task.direction for task in load_suite(recipe.evaluation.suite).tasks}
+    for number, rule in enumerate(recipe.gate.metrics):
+        field = f"gate.metrics.{number}"
+        if rule.metric not in directions:
+            problem = f"suite `{recipe.evaluation.suite}` does not score {rule.metric}"
+            raise BadInput(path, f"{field}.metric", problem, f"take one of {', '.join(directions)}, or another suite")
+        if (direction := directions[rule.metric]) != rule.direction:
+            problem = f"is `{rule.direction}`, but of {rule.metric} {direction} is better"
+            raise BadInput(path, f"{field}.direction", problem, f"write `{direction}`")
 
 
 def find_recipe(where: str) -> Path:

@@ -30,9 +30,21 @@ POLICY = "release.yaml"  # in a version's run folder: the canary policy of its r
 
 
 def keep_policy(recipe: "Recipe", settings: "Settings") -> None:
-    """Writes the recipe's canary policy beside its stages, where the release finds it when the recipe is long gone."""
+    """Writes the recipe's canary policy beside its stages, where the release finds it when the recipe is long gone.
+
+    Raises:
+        BadInput: the version is registered with another policy; nobody approved this one.
+    """
     text = yaml.safe_dump(recipe.release.model_dump(mode="json"), sort_keys=False)
-    write_atomic(settings.runs / recipe.name / recipe.version / POLICY, text)
+    path = settings.runs / recipe.name / recipe.version / POLICY
+    if (
+        path.is_file()
+        and path.read_text(encoding="utf-8") != text
+        and _is_registered(settings, recipe.name, recipe.version)
+    ):
+        where = f"{recipe.name}@{recipe.version}"
+        raise BadInput(where, "release", "is not the policy that the version was registered with", "raise `version:`")
+    write_atomic(path, text)
 
 
 def register_candidate(recipe: "Recipe", settings: "Settings", gate: "Gate") -> Release:
@@ -52,6 +64,14 @@ def register_candidate(recipe: "Recipe", settings: "Settings", gate: "Gate") -> 
     finally:
         ledger.close()
     return release
+
+
+def _is_registered(settings: "Settings", name: str, version: str) -> bool:
+    ledger = Ledger(settings.ledger)
+    try:
+        return version in ledger.history(name).releases
+    finally:
+        ledger.close()
 
 
 def require_registered(settings: "Settings", name: str, version: str) -> None:

@@ -33,9 +33,7 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-# `flows.start` is `python -m` with a quicker start.
-PREFECT = ["-m", "flows.start", "prefect"]
-MLFLOW = ["-m", "flows.start", "mlflow"]
+PREFECT = ["-m", "flows.start", "prefect"]  # `python -m prefect` with a quicker start
 
 
 def _prefect(_settings: "Settings", port: int) -> list[str]:
@@ -47,7 +45,7 @@ def _mlflow(settings: "Settings", port: int) -> list[str]:
     store = ["--backend-store-uri", f"sqlite:///{settings.mlflow_db}"]
     # Plain files, not the server's proxy: clients of the server and clients of the database find the same artifacts.
     artifacts = ["--default-artifact-root", (settings.mlflow_db.parent / "artifacts").as_uri()]
-    return [*MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store, *artifacts]
+    return ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store, *artifacts]
 
 
 def _gateway(settings: "Settings", port: int) -> list[str]:

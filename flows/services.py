@@ -205,9 +205,9 @@ def running(
     """
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
+        services = Services(settings, report)
     except OSError as error:
         raise BadInput("environment", "GOLDPATH_HOME", f"{settings.home}: {error.strerror}", "choose another") from None
-    services = Services(settings, report)
     before = dict(os.environ)
     with signals_end_with_cleanup():
         try:

@@ -70,7 +70,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadInput(
             folder, "", "is not a release bundle (no manifest.json)", "give a `bundle` folder of a run"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Tampered(path, "", "is not JSON", "take the bundle from its run or its registry again") from None
     return parse(Manifest, value, path)
 

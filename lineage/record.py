@@ -78,7 +78,7 @@ def read_record(folder: Path) -> Record:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise BadInput(folder, "", "has no record.json, so its stage did not finish", "run that stage first") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Tampered(path, "", "is not JSON", "delete the folder and run the stage again") from None
     try:
         record = parse(Record, value, path)

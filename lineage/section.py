@@ -1,6 +1,7 @@
 """The strict base of all configuration, and its loader: a wrong key is one clear error, never a silent default."""
 
 import difflib
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,24 +21,35 @@ SectionType = TypeVar("SectionType", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping from a file.
+    """Reads a YAML mapping from a file. Its `version` is text as it is written: YAML would make 1.10 the number 1.1.
 
     Raises:
         BadInput: the file is missing, unreadable, not YAML, or not a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = yaml.safe_load(text)
     except OSError as error:
         raise BadInput(path, "", f"cannot be read ({error.strerror})", "give the path of an existing file") from None
     except UnicodeDecodeError as error:
         raise BadInput(path, f"byte {error.start}", "is not UTF-8", "save the file as UTF-8") from None
+    except RecursionError:
+        raise BadInput(path, "", "is nested too deeply", "write it flatter") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else ""
         raise BadInput(path, line, "is not valid YAML", "check indentation and quotes there") from None
     if not isinstance(value, dict):
         raise BadInput(path, "", "does not hold a mapping of keys", "start with `name:`; see flows/recipes/")
+    if isinstance(value.get("version"), (bool, int, float, date)):
+        value["version"] = _as_written(text, "version")
     return value
+
+
+def _as_written(text: str, name: str) -> str:
+    mapping = yaml.compose(text)
+    assert isinstance(mapping, yaml.MappingNode)
+    return next(str(node.value) for key, node in mapping.value if key.value == name)
 
 
 def parse(model: type[SectionType], value: Any, where: str | Path, prefix: str = "") -> SectionType:

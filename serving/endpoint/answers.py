@@ -63,6 +63,7 @@ def chat_work(body: ChatRequest, loaded: LoadedModel) -> Work:
     from jinja2 import TemplateError
 
     messages = [{"role": message.role, "content": message.text} for message in body.messages]
+    _require_short(sum(len(message["content"]) for message in messages), loaded, "messages")
     try:
         prompt = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except (TemplateError, ValueError) as error:
@@ -79,6 +80,8 @@ def completion_work(body: CompletionRequest, loaded: LoadedModel) -> Work:
     """
     if not body.prompts:
         raise ApiError(400, "prompt: is empty", "prompt")
+    for text in body.prompts:
+        _require_short(len(text), loaded, "prompt")
     prompts = [list(loaded.tokenizer(p)["input_ids"]) if isinstance(p, str) else p for p in body.prompts]
     limit = body.max_tokens if body.max_tokens is not None else 16
     samplings = []
@@ -179,6 +182,13 @@ def _answer(work: Work, kind: AnswerObject, choices: Choices, counted: bool = Fa
         choices=choices,
         usage=usage(*work.count()) if counted else None,
     )
+
+
+def _require_short(length: int, loaded: LoadedModel, param: str) -> None:
+    """Refuses what cannot fit before it is tokenised, which would keep everybody waiting."""
+    if length > loaded.longest_prompt:
+        message = f"This model's maximum context length is {loaded.context} tokens, and the {param} cannot fit into it."
+        raise ApiError(400, message, param, "context_length_exceeded")
 
 
 def _sampling(

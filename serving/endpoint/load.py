@@ -1,6 +1,7 @@
 """Loads a release bundle: digest first, then weights, tokenizer and the defaults that the bundle itself declares."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,11 @@ class LoadedModel:
     def vocabulary(self) -> int:
         """Returns the number of token ids that the model knows."""
         return int(self.model.config.vocab_size)
+
+    @cached_property
+    def longest_prompt(self) -> int:
+        """The characters that the context can hold at the very most: a longer text need not be tokenised to be refused."""
+        return self.context * max(map(len, self.tokenizer.get_vocab()))
 
 
 def load_bundle(folder: Path, digest: str | None = None, precision: Precision = "float32") -> LoadedModel:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GREEDY_BELOW = 1e-5  # divided by less, logits overflow, and no draw would differ from the likeliest token anyway
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -56,7 +58,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
 
     Nucleus sampling after Holtzman et al. 2020 (arXiv 1904.09751), cut as transformers' `TopPLogitsWarper` cuts it.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return int(logits.argmax())
     scores = logits.float() / sampling.temperature
     if sampling.top_p < 1:

@@ -35,7 +35,12 @@ def read_probes(path: Path) -> list[ProbeItem]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(path, "", f"cannot be read ({error})", "run the data stage, which writes it") from None
+        raise BadInput(
+            path,
+            "",
+            f"cannot be read ({error})",
+            "add a source with `golden_set: probe` to `data:`, and build a new version",
+        ) from None
     items = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not items:
         raise BadInput(path, "", "holds no probe item", "a canary without a quality probe is not one; add questions")

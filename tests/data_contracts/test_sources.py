@@ -27,6 +27,7 @@ BAD = {
     b'{"id": "x"}': "is missing",
     b'{"text": 5}': "should be a valid string",
     b"[" * 100_000: "nested too deeply",
+    b'{"n": ' + b"1" * 5000 + b"}": "holds a number that is too long to read",
 }
 
 

@@ -299,6 +299,14 @@ def test_a_finished_version_never_changes(first, place, goldpath):
     assert "choose a new `version:`" in goldpath("run", place / "changed.yaml", code=2)
 
 
+def test_a_registered_version_keeps_its_canary_policy(champion, place, goldpath):
+    recipe = yaml.safe_load((place / "one.yaml").read_text())
+    weaker = place / "weaker.yaml"
+    weaker.write_text(yaml.safe_dump(recipe | {"release": recipe["release"] | {"error_margin": 0.9}}))
+    said = goldpath("run", weaker, "--only", "data", code=2)
+    assert "tiny@1: release: is not the policy that the version was registered with" in said
+
+
 def test_tampering_is_found_and_named(first, place, goldpath, tmp_path):
     weights = place / "home/runs/tiny/1/sft/bundle/model.safetensors"
     shutil.copy(weights, tmp_path / "weights")

@@ -70,7 +70,8 @@ def test_bad_input_keeps_its_exit_code_and_names_the_file_once(tmp_path, setting
 
 def test_threads_spin_only_on_idle_cores(monkeypatch):
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: 3.0)
-    assert waiting("sft") == {"GOMP_SPINCOUNT": "30000"}
+    assert waiting("sft") == waiting("evaluate") == {"GOMP_SPINCOUNT": "30000"}
+    assert waiting("data") == {}  # it computes little, and is not made to wait for a look
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: 98.0)
     assert waiting("sft") == {}
 

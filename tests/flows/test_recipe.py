@@ -9,6 +9,8 @@ from flows.recipe import SHIPPED, load_recipe
 from lineage.errors import BadInput
 from lineage.section import read_yaml
 
+RULE = {"metric": "closed_book.exact_match", "direction": "higher", "floor": 0.2, "margin": 0.1}
+
 
 @pytest.fixture
 def recipe_file(tmp_path):
@@ -47,6 +49,8 @@ def test_every_shipped_recipe_loads():
         ({"name": "No Spaces"}, "name", "No Spaces"),
         ({"dpo__objective": "sft"}, "dpo.objective", "remove it"),
         ({"pretrain__steps": -1}, "pretrain.steps", "greater than 0"),
+        ({"gate__metrics": [RULE | {"metric": "no.such"}]}, "gate.metrics.0.metric", "take one of closed_book.exact_match"),
+        ({"gate__metrics": [RULE | {"direction": "lower"}]}, "gate.metrics.0.direction", "write `higher`"),
     ],
 )
 def test_a_wrong_recipe_names_field_and_fix(recipe_file, changes, field, said):
@@ -64,6 +68,11 @@ def test_a_missing_file_and_broken_yaml_are_told(tmp_path):
     (tmp_path / "bad.yaml").write_text("name: [unclosed\n")
     with pytest.raises(BadInput, match="not valid YAML"):
         load_recipe(str(tmp_path / "bad.yaml"))
+
+
+def test_an_unknown_suite_is_told_before_anything_runs(recipe_file):
+    with pytest.raises(BadInput, match="there is no such suite"):
+        load_recipe(recipe_file(evaluation__suite="nope"))
 
 
 def test_nothing_to_train_is_refused(recipe_file):

@@ -31,6 +31,7 @@ def test_servers_of_others_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        ("GOLDPATH_HOME", "/srv/what?", "GOLDPATH_HOME: Value error, `?`, `#` and `%` mean something"),
         ("GOLDPATH_HOEM", "/srv", "did you mean `GOLDPATH_HOME`?"),
         ("GOLDPATH_PREFECT_PORT", "http", "GOLDPATH_PREFECT_PORT: Input should be a valid integer"),
         ("GOLDPATH_GATEWAY_PORT", "70000", "GOLDPATH_GATEWAY_PORT: Input should be less than or equal to 65535"),

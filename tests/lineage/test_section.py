@@ -77,6 +77,7 @@ def test_a_section_cannot_be_changed() -> None:
         (b"a: 1\nb: \xff", "byte 8", "is not UTF-8"),
         (b"- 1", "", "does not hold a mapping"),
         (b"", "", "does not hold a mapping"),
+        (b"a: " + b"[" * 20_000, "", "is nested too deeply"),
     ],
 )
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes, field: str, problem: str) -> None:
@@ -87,6 +88,13 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes, field: str,
     assert caught.value.where == str(path)
     assert caught.value.field == field
     assert problem in caught.value.problem
+
+
+@pytest.mark.parametrize("written", ["1.10", "010", "0x10", "1:30", "yes", "2024-01-01", "7", "1.0.0", "'1.10'"])
+def test_a_version_is_the_text_that_is_written(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: n\nversion: {written}\n")
+    assert read_yaml(path)["version"] == written.strip("'")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

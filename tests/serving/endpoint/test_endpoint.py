@@ -92,6 +92,12 @@ def test_stop_seed_and_temperature_are_honoured(client: openai.OpenAI) -> None:
     [
         ({"model": "other"}, openai.NotFoundError, "model", "model_not_found"),
         ({"max_tokens": 5000}, openai.BadRequestError, "messages", "context_length_exceeded"),
+        (
+            {"messages": [{"role": "user", "content": "far too long " * 200_000}]},
+            openai.BadRequestError,
+            "messages",
+            "context_length_exceeded",
+        ),
         ({"messages": []}, openai.BadRequestError, "messages", None),
         ({"temperature": 9}, openai.BadRequestError, "temperature", None),
         ({"n": 2}, openai.BadRequestError, "n", None),

@@ -88,6 +88,13 @@ def test_a_seed_repeats_a_draw_whoever_shares_the_batch(engine: Engine) -> None:
     assert other.tokens != first
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-39, 5e-324])
+def test_hardly_any_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([1.0, 9.0, -2.0])
+    assert choose(logits, Sampling(1, temperature), make_generator(0)) == 1
+    assert choose(logits, Sampling(1, 1.1e-5), make_generator(0)) == 1  # the smallest that is drawn
+
+
 def test_drawn_shares_are_those_of_the_nucleus() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     generator = make_generator(0)
