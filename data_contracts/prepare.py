@@ -162,10 +162,9 @@ def _refuse_empty(kind: RowKind, rows: Sequence[Row], funnel: Funnel) -> None:
 def _metrics(counts: Mapping[RowKind, Mapping[str, int]], num_tokens: Mapping[RowKind, int]) -> dict[str, Metric]:
     present = [kind for kind in KINDS if counts[kind]["rows_in"]]
     metrics: dict[str, Metric] = {f"rows_{kind}": counts[kind]["kept"] for kind in present}
-    metrics |= {f"tokens_{kind}": num_tokens[kind] for kind in present}
     for outcome in ("quarantined", "duplicates", "contaminated"):
         metrics[outcome] = sum(counts[kind][outcome] for kind in KINDS)
-    return metrics
+    return metrics | {f"tokens_{kind}": num_tokens[kind] for kind in present}
 
 
 def say(what: str) -> None:

@@ -9,6 +9,7 @@ Act 3: 1.2.0 was tuned on poisoned rows that no golden set can see; the gate let
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -65,8 +66,9 @@ def run_demo(settings: "Settings") -> dict[str, Any]:
         stage.release("0.9.0", "first model; above every floor")
 
         tell("Act 1. A candidate with DPO on top. Data, pretraining and SFT are the same bytes, so they are reused.")
-        stage.type("run", recipes["1.0.0"])
-        stage.release("1.0.0", "within the gate's margins of 0.9.0, and better on preferences")
+        figures = stage.type("run", recipes["1.0.0"])["stages"]["dpo"]["metrics"]
+        loss = f"preference loss {figures['validation_loss_before']:.3f} → {figures['validation_loss']:.3f}"
+        stage.release("1.0.0", f"no worse than 0.9.0 by more than the margins; {loss}")
 
         tell(f"Act 2. A worse candidate: {WORSE_FRACTION:.0%} of the SFT steps. The gate stops it.")
         stopped = stage.type("run", recipes["1.1.0"], expect=ExitCode.GATE_FAILED)
@@ -217,4 +219,4 @@ def tell(line: str) -> None:
 def quote(word: str) -> str:
     """Quotes a word as a shell would need it, paths shown relative."""
     shown = os.path.relpath(word) if word.startswith("/") else word
-    return f"'{shown}'" if " " in shown else shown
+    return shlex.quote(shown)

@@ -90,8 +90,10 @@ def test_a_killed_stage_is_told_apart_from_bad_input(tmp_path, settings, rows):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stage_ends_with_its_starter(tmp_path, rows, number):
-    out, job = tmp_path / "out", data_job(rows)
+def test_a_stage_ends_with_its_starter(tmp_path, number):
+    endless = tmp_path / "rows.jsonl"
+    os.mkfifo(endless)  # whoever reads it waits for a writer: the stage cannot finish before it is ended
+    out, job = tmp_path / "out", data_job(endless)
     script = (
         "import sys; from pathlib import Path; from flows.launch import run_stage; from flows.settings import Settings\n"
         "from lineage.job import Job\n"

@@ -108,5 +108,5 @@ def test_up_starts_everything_and_ctrl_c_leaves_nothing(
     command.read_until("worker ended by itself")
     command.read_until("worker is live again")
     command.process.send_signal(signal.SIGINT)
-    assert command.process.wait(60) == 0
+    assert command.process.wait(180) == 0
     assert eventually(lambda: not any(family(f"{name}@{tmp_path}") for name in COMMANDS), 1.0)

@@ -138,7 +138,7 @@ def test_a_signal_to_the_starter_ends_its_services(
 ) -> None:
     command, _ = use_gateway(start_command, home_settings)
     command.process.send_signal(number)
-    assert command.process.wait(20) in (code, -number)
+    assert command.process.wait(120) in (code, -number)
     assert nothing_is_left(home_settings)
 
 

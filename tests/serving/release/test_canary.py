@@ -157,7 +157,8 @@ def test_a_rambling_candidate_is_rolled_back_and_no_request_fails(served: House,
         until(lambda: traffic.answers[champion.digest] > before + 20, "the champion answers everybody again")
     assert not traffic.failures
     looks = [event for event in timeline if event["event"] == "look"]
-    assert (looks[-1]["weight"], looks[-1]["decision"]) == (25, "fail")
+    assert looks[-1]["decision"] == "fail"
+    assert looks[-1]["weight"] in (25, 50)  # how fast the questions come decides when the evidence is enough
     assert looks[-1]["canary_bad"] > 20 > looks[-1]["stable_bad"]
     assert_consistent(served, "1.0.0")
     assert release(served, "1.1.0")[0] == "rolled_back"
