@@ -1,7 +1,7 @@
 """The whole path on a corpus of a few kilobytes, through the command line only, with every server real.
 
 The model is far too small to be good; its policies ask for nothing but sound evidence. What is tested is the path:
-killed and continued, reused, registered, approved, released over HTTP, rolled back, and refused where it must be.
+killed and continued, reused, registered, approved, released, rolled back, and refused where it must be.
 """
 
 import json
@@ -85,6 +85,7 @@ def tiny_recipe(folder):
         {"kind": "jsonl", "path": "golden.jsonl", "rows": "golden"},
         {"kind": "jsonl", "path": "probe.jsonl", "rows": "golden", "golden_set": "probe"},
     ]
+    rule = {"metric": "heldout.bits_per_byte", "direction": "lower", "floor": 100, "margin": 50}
     return {
         "name": "tiny",
         "version": "1",
@@ -93,10 +94,7 @@ def tiny_recipe(folder):
         "pretrain": step,
         "sft": step | {"steps": 20, "learning_rate": 3e-3},
         "dpo": step | {"steps": 5, "lora_rank": 2},
-        "gate": {
-            "metrics": [{"metric": "heldout.bits_per_byte", "direction": "lower", "floor": 100, "margin": 50}],
-            "minimum_items": 4,
-        },
+        "gate": {"metrics": [rule], "minimum_items": 4},
         "release": {
             "minimum_requests": 4,
             "minimum_seconds": 0.5,
@@ -300,11 +298,9 @@ def test_a_finished_version_never_changes(first, place, goldpath):
 
 
 def test_a_registered_version_keeps_its_canary_policy(champion, place, goldpath):
-    recipe = yaml.safe_load((place / "one.yaml").read_text())
-    weaker = place / "weaker.yaml"
-    weaker.write_text(yaml.safe_dump(recipe | {"release": recipe["release"] | {"error_margin": 0.9}}))
-    said = goldpath("run", weaker, "--only", "data", code=2)
-    assert "tiny@1: release: is not the policy that the version was registered with" in said
+    weak = tiny_recipe(place) | {"release": {"error_margin": 0.5}}
+    (place / "weak.yaml").write_text(yaml.safe_dump(weak))
+    assert "tiny@1: release: is not the policy" in goldpath("run", place / "weak.yaml", "--only", "data", code=2)
 
 
 def test_tampering_is_found_and_named(first, place, goldpath, tmp_path):
