@@ -3,6 +3,7 @@
 >>> make bench
 """
 
+import argparse
 import json
 import os
 import platform
@@ -24,10 +25,15 @@ MARKS = {True: "met", False: "**missed**", None: ""}
 
 def main() -> int:
     """Runs the benchmarks one after the other, so that none disturbs another; 1 where one broke (a miss is a result)."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="measurements that each median is over (default: 3)")
+    runs = ["--runs", str(parser.parse_args().runs)]
     sections, broken = [], 0
     for name in sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS):
         print(f"bench: {name}", file=sys.stderr)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", *runs], stdout=subprocess.PIPE, text=True, check=False
+        )
         figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         broken += done.returncode != 0
         sections.append(section(name, figures, done.returncode))
