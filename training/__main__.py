@@ -54,7 +54,7 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from training.loop import Stopped
-    from training.processes import join_processes, leave_processes
+    from training.processes import end_at_once, join_processes, leave_processes
 
     processes = join_processes(resources, path)
     try:
@@ -74,6 +74,8 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     leave_processes()
     if result is not None:
         print(json.dumps(result))
+    if processes.world > 1:
+        end_at_once(0)
     return 0
 
 

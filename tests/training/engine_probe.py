@@ -10,7 +10,7 @@ from training.batches import PackedRows, rows_of_step, share_of
 from training.config import ModelConfig, Resources, TrainingConfig
 from training.engine import make_engine
 from training.model import Vocabulary, build_model
-from training.processes import join_processes, leave_processes
+from training.processes import end_at_once, join_processes, leave_processes
 from training.scoring import Scorer
 
 
@@ -45,6 +45,7 @@ def main() -> None:
     }
     (out / f"{engine_name}-{processes.rank}.json").write_text(json.dumps(report))
     leave_processes()
+    end_at_once(0)
 
 
 main()
