@@ -27,7 +27,8 @@ def main() -> int:
     """Runs the benchmarks one after the other, so that none disturbs another; 1 where one broke (a miss is a result)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="measurements that each median is over (default: 3)")
-    runs = ["--runs", str(parser.parse_args().runs)]
+    arguments = parser.parse_args()
+    runs = ["--runs", str(arguments.runs)]
     sections, broken = [], 0
     for name in sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS):
         print(f"bench: {name}", file=sys.stderr)
@@ -38,12 +39,12 @@ def main() -> int:
         broken += done.returncode != 0
         sections.append(section(name, figures, done.returncode))
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join([heading(), *sections]), encoding="utf-8")
+    PAGE.write_text("\n".join([heading(arguments.runs), *sections]), encoding="utf-8")
     print(f"bench: {PAGE.relative_to(HERE.parent)}", file=sys.stderr)
     return int(broken > 0)
 
 
-def heading() -> str:
+def heading(runs: int) -> str:
     """Says when, on which code and on what the figures were measured."""
     git = subprocess.run(
         ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
@@ -51,7 +52,8 @@ def heading() -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         "# Benchmarks\n\n"
-        f"Written by `make bench` on {now}, commit {git.stdout.strip() or 'unknown'}. Medians; a missed target says so.\n\n"
+        f"Written by `python -m benchmarks --runs {runs}` on {now}, commit {git.stdout.strip() or 'unknown'}. "
+        "Medians; a missed target says so.\n\n"
         f"Hardware: {hardware()}. Python {platform.python_version()}.\n"
     )
 

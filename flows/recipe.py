@@ -65,7 +65,10 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
     for objective in OBJECTIVES:
         if isinstance(value.get(objective), dict):
             value[objective].setdefault("objective", objective)
-    resolve_paths(value, path.parent)
+    try:
+        resolve_paths(value, path.parent)
+    except ValueError:
+        raise BadInput(path, "", "holds a path with a null byte", "correct that path") from None
     recipe = parse(Recipe, value, path)
     for objective in recipe.objectives:
         if (named := getattr(recipe, objective).objective) != objective:

@@ -45,9 +45,10 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
+        home = home.expanduser().absolute()
         if any(character in str(home) for character in "?#%"):
             raise ValueError("`?`, `#` and `%` mean something in the database URLs that are made of it")
-        return home.expanduser().absolute()
+        return home
 
     @property
     def runs(self) -> Path:

@@ -3,7 +3,7 @@
 import difflib
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +18,12 @@ class Section(BaseModel):
 
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Reads numbers, dates and the like as the text that they are; only `<<` keeps its meaning."""
+
+    yaml_implicit_resolvers: ClassVar = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -35,6 +41,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadInput(path, f"byte {error.start}", "is not UTF-8", "save the file as UTF-8") from None
     except RecursionError:
         raise BadInput(path, "", "is nested too deeply", "write it flatter") from None
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        raise BadInput(
+            path, "", f"holds a value that cannot be read ({error})", "correct it, or put it in quotes"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else ""
@@ -42,14 +52,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(path, "", "does not hold a mapping of keys", "start with `name:`; see flows/recipes/")
     if isinstance(value.get("version"), (bool, int, float, date)):
-        value["version"] = _as_written(text, "version")
+        value["version"] = str(yaml.load(text, Loader=_AsWritten)["version"])
     return value
-
-
-def _as_written(text: str, name: str) -> str:
-    mapping = yaml.compose(text)
-    assert isinstance(mapping, yaml.MappingNode)
-    return next(str(node.value) for key, node in mapping.value if key.value == name)
 
 
 def parse(model: type[SectionType], value: Any, where: str | Path, prefix: str = "") -> SectionType:

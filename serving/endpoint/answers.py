@@ -80,8 +80,8 @@ def completion_work(body: CompletionRequest, loaded: LoadedModel) -> Work:
     """
     if not body.prompts:
         raise ApiError(400, "prompt: is empty", "prompt")
-    for text in body.prompts:
-        _require_short(len(text), loaded, "prompt")
+    for given in body.prompts:
+        _require_short(len(given), loaded, "prompt")
     prompts = [list(loaded.tokenizer(p)["input_ids"]) if isinstance(p, str) else p for p in body.prompts]
     limit = body.max_tokens if body.max_tokens is not None else 16
     samplings = []

@@ -70,6 +70,11 @@ def test_a_missing_file_and_broken_yaml_are_told(tmp_path):
         load_recipe(str(tmp_path / "bad.yaml"))
 
 
+def test_a_path_with_a_null_byte_is_told(recipe_file):
+    with pytest.raises(BadInput, match="a path with a null byte"):
+        load_recipe(recipe_file(data__sources=[{"kind": "jsonl", "path": "a\0b", "rows": "sft"}]))
+
+
 def test_an_unknown_suite_is_told_before_anything_runs(recipe_file):
     with pytest.raises(BadInput, match="there is no such suite"):
         load_recipe(recipe_file(evaluation__suite="nope"))

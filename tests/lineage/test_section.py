@@ -78,6 +78,8 @@ def test_a_section_cannot_be_changed() -> None:
         (b"- 1", "", "does not hold a mapping"),
         (b"", "", "does not hold a mapping"),
         (b"a: " + b"[" * 20_000, "", "is nested too deeply"),
+        (b"a: " + b"1" * 5_000, "", "holds a value that cannot be read"),
+        (b"a: 2024-13-45", "", "holds a value that cannot be read"),
     ],
 )
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes, field: str, problem: str) -> None:
@@ -95,6 +97,13 @@ def test_a_version_is_the_text_that_is_written(tmp_path: Path, written: str) -> 
     path = tmp_path / "recipe.yaml"
     path.write_text(f"name: n\nversion: {written}\n")
     assert read_yaml(path)["version"] == written.strip("'")
+
+
+@pytest.mark.parametrize("text", ["version: 1.0\nversion: 1.10\n", "old: &old\n  version: 1.10\n<<: *old\n"])
+def test_a_version_that_is_repeated_or_merged_is_the_one_that_yaml_takes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert read_yaml(path)["version"] == "1.10"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
