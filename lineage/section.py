@@ -3,7 +3,7 @@
 import difflib
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +23,7 @@ SectionType = TypeVar("SectionType", bound=BaseModel)
 class _AsWritten(yaml.SafeLoader):
     """Reads numbers, dates and the like as the text that they are; only `<<` keeps its meaning."""
 
-    yaml_implicit_resolvers: ClassVar = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012  (as PyYAML declares it)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
