@@ -124,13 +124,17 @@ def flow_servers(settings: "Settings", *more: str, meanwhile: Callable[[], objec
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         meanwhile()
 
-    with running(settings, "prefect", *more, report=lambda line: say("services", line), meanwhile=prepare):
+    with running(settings, "prefect", *more, report=lambda line: say("services", line), meanwhile=prepare) as services:
         os.environ.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
-        try:
-            yield
-        finally:
-            from prefect.logging.handlers import APILogHandler
+        from prefect.logging.handlers import APILogHandler
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+        # Nobody listens on a server that ends with this command, and the end of a flow waits up to 1 s for their thread.
+        no_heartbeats = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if "prefect" in services.started else {}
+        try:
+            with temporary_settings(no_heartbeats):
+                yield
+        finally:
             APILogHandler().flush()  # before the server that the lines go to is stopped
 
 
