@@ -27,6 +27,8 @@ class Job(Section):
         parents: where the stage reads from, by role: a folder with a record, a release bundle, or a plain folder.
         reads: which files of each parent the stage reads, as `fnmatch` patterns (`*` crosses folders); none listed: all.
         resources: how to execute (processes, device, engine); never part of the identity.
+        allow_changes: what may differ from the unfinished run that this one continues (`lineage.changes`); never part of
+            the identity.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Job(Section):
     parents: dict[str, Path] = Field(default_factory=dict)
     reads: dict[str, list[str]] = Field(default_factory=dict)
     resources: dict[str, Any] = Field(default_factory=dict)
+    allow_changes: list[str] = Field(default_factory=list)
 
     def inputs(self) -> dict[str, str]:
         """Verifies what the stage reads, and returns a sha256 per input as `role/path`; a bundle counts as one input.

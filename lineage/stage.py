@@ -11,9 +11,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from lineage.bundle import MANIFEST, describe_file
+from lineage.changes import Change, find_changes
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import canonical_json, list_files, sha256_file, sha256_text, sync_file, sync_folder, write_json
 from lineage.job import Job
@@ -21,7 +22,9 @@ from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_o
 from lineage.stamp import make_stamp
 
 STARTED = "started.json"
+CHANGES = "changes.json"  # an output: what was changed while the stage was under way
 KEPT = frozenset({".lock", ".stage.log", STARTED, "job.yaml"})
+MOST_SHOWN = 8  # changes in one line
 NOT_OUTPUTS = frozenset({RECORD, STARTED, "job.yaml"})
 
 
@@ -36,15 +39,22 @@ class StageRun:
     Attributes:
         fingerprint: the stage's identity; the parents were verified while it was computed.
         finished: the record, where this very stage already finished here; None while there is work to do.
+        continues: the identities whose unfinished work in the folder may go on; its own is the first.
+
+    Args:
+        precious: a glob of what is too dear to be discarded when the configuration changes: checkpoints.
 
     Raises (on entry):
-        BadInput: the version already holds another result, or the folder cannot be written.
+        BadInput: the version already holds another result, what is precious was made with another configuration and nobody
+            allowed the change, or the folder cannot be written.
         Tampered: a parent's or an own file is not what its record says.
         GoldpathError: another process is at work in the folder.
     """
 
-    def __init__(self, job: Job, out: Path, extra_inputs: Mapping[str, str] | None = None) -> None:
-        self.job, self.out = job, out
+    def __init__(
+        self, job: Job, out: Path, extra_inputs: Mapping[str, str] | None = None, precious: str | None = None
+    ) -> None:
+        self.job, self.out, self._precious = job, out, precious
         self.inputs = {**job.inputs(), **(extra_inputs or {})}
         self.fingerprint = job.fingerprint(self.inputs)
         self.finished: Record | None = None
@@ -56,9 +66,14 @@ class StageRun:
         self._take_folder()
         self.finished = finished_record(self.job, self.out, self.fingerprint)
         if self.finished is None:
-            self._discard_foreign_work()
-            write_json(self.out / STARTED, {"fingerprint": self.fingerprint, "at": self._started_at})
+            self._meet_foreign_work()
+            started = {"fingerprint": self.fingerprint, "at": self._started_at}
+            write_json(self.out / STARTED, {**started, "config": self.job.config, "inputs": self.inputs})
         return self
+
+    @property
+    def continues(self) -> list[str]:
+        return [self.fingerprint, *(change["fingerprint"] for change in _read_json(self.out / CHANGES).get("changes", []))]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock:
@@ -110,13 +125,16 @@ class StageRun:
                 self.out, "", f"cannot be written ({error.strerror})", "choose a folder that you may write"
             ) from None
 
-    def _discard_foreign_work(self) -> None:
-        """Unfinished work of the same identity is continued; work of another identity never happened, so it goes."""
+    def _meet_foreign_work(self) -> None:
+        """Unfinished work of the same identity is continued. That of another never happened: it goes, unless it is dear."""
         started = started_fingerprint(self.out)
         if started == self.fingerprint:
             return
         if not (self.out / STARTED).exists():
             _refuse_strangers(self.out)
+            return
+        if started and self._precious and any(self.out.glob(self._precious)):
+            self._adopt(started)
             return
         found = [path for path in self.out.iterdir() if path.name not in KEPT]
         if found:
@@ -127,6 +145,24 @@ class StageRun:
             else:
                 path.unlink()
         (self.out / STARTED).unlink(missing_ok=True)  # last, so that a kill half-way leaves it known whose work this was
+
+    def _adopt(self, started: str) -> None:
+        """Takes over the work of another identity where every change was allowed by name; an output tells of it."""
+        before, allowed = _read_json(self.out / STARTED), self.job.allow_changes
+        changes = find_changes(before.get("config", {}), self.job.config, before.get("inputs", {}), self.inputs)
+        refused = [change for change in changes if not change.allowed_by(allowed)]
+        if refused or not changes:
+            raise BadInput(
+                self.out,
+                refused[0].field if refused else STARTED,
+                f"the checkpoints here were made with another configuration or other inputs ({_listed(refused)})",
+                "undo the change; or continue with it (`--allow-change FIELD`, once for each field, section or folder); or "
+                f"choose a new `version:`; or delete {self.out} to start again",
+            )
+        known = _read_json(self.out / CHANGES).get("changes", [])
+        made = {"fingerprint": started, "at": self._started_at, "fields": [change.as_json() for change in changes]}
+        write_json(self.out / CHANGES, {"changes": [*known, made]})
+        print(f"{self.out}: continuing with changes: {_listed(changes)}", file=sys.stderr)
 
 
 def remove_unfinished(out: Path) -> None:
@@ -165,9 +201,22 @@ def finished_record(job: Job, out: Path, fingerprint: str) -> Record | None:
 
 def started_fingerprint(out: Path) -> str | None:
     """Returns the identity of the unfinished work in a folder; None where there is none that can be continued."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((out / STARTED).read_text(encoding="utf-8"))["fingerprint"])
+    with suppress(KeyError):
+        return str(_read_json(out / STARTED)["fingerprint"])
     return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object; an empty one where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _listed(changes: list[Change]) -> str:
+    shown = [str(change) for change in changes[:MOST_SHOWN]]
+    return "; ".join([*shown, *([f"and {len(changes) - MOST_SHOWN} more"] if len(changes) > MOST_SHOWN else [])])
 
 
 def _lock_folder(out: Path) -> IO[str]:

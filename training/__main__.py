@@ -14,6 +14,7 @@ from lineage.privacy import switch_off_telemetry
 from lineage.section import parse
 from lineage.stage import StageRun
 from training.config import Resources, TrainingJob
+from training.manifest import FOLDER
 
 if TYPE_CHECKING:
     from training.processes import Processes
@@ -35,12 +36,20 @@ def main() -> int:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="job.yaml", help="the job (lineage.job.Job)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the stage's folder")
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="continue checkpoints although this field, section or input changed, such as training.learning_rate or data",
+    )
     arguments = parser.parse_args()
     switch_off_telemetry()
     # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that are shared with
     # anything else, such as a tracking server, that costs up to nine tenths of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     job, config = load_stage(arguments.config, TrainingJob)
+    job = job.model_copy(update={"allow_changes": [*job.allow_changes, *arguments.allow_change]})
     if job.stage != config.training.objective:
         raise BadInput(
             arguments.config, "config.training.objective", f"is not the stage's name `{job.stage}`", "make them the same"
@@ -89,14 +98,14 @@ def _work(
     stop, held = StopRequest(), ExitStack()
     runs: list[StageRun] = []
 
-    def take_folder() -> tuple[str, bool]:
-        runs.append(held.enter_context(StageRun(job, out)))
-        return runs[0].fingerprint, runs[0].finished is not None
+    def take_folder() -> tuple[list[str], bool]:
+        runs.append(held.enter_context(StageRun(job, out, precious=f"{FOLDER}/step-*")))
+        return runs[0].continues, runs[0].finished is not None
 
     with held:
-        fingerprint, finished = processes.on_first(take_folder)
+        fingerprints, finished = processes.on_first(take_folder)
         if not finished:
-            metrics = train_stage(job, config, resources, out, fingerprint, processes, stop)
+            metrics = train_stage(job, config, resources, out, fingerprints, processes, stop)
             processes.on_first(lambda: runs[0].finish(metrics) and None)
         elif processes.is_first:
             print(f"{job.stage}: already finished, reused", file=sys.stderr)

@@ -3,29 +3,33 @@
 `.checkpoints/step-000123/` holds a safetensors and a JSON file per process, and `manifest.json` with the sha256 and size of
 each. Tensors are stored as ranges of flattened tensors (`training.engine.Piece`), so a run that was divided over two
 processes by ZeRO-3 may continue on four with FSDP2, or on one. Nothing is pickled.
+
+Training waits while the state is copied into the page cache, which costs no memory that the kernel could not take back. A
+thread then makes the files durable and hashes what is in them, while training goes on; `commit` publishes them.
 """
 
 import json
-import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lineage.bundle import FileEntry, describe_file
 from lineage.errors import BadInput, GoldpathError
-from lineage.files import sync_folder, write_json
+from lineage.files import sync_file, sync_folder, write_json
 from training.engine import Engine, ReadRange
+from training.hardware import Precision
 from training.manifest import MANIFEST, CheckpointManifest, Progress, find_checkpoints, step_of
 from training.processes import Processes
 
@@ -34,30 +38,72 @@ CUDA_RNG, TORCH_RNG = "rng/cuda", "rng/torch"
 
 
 @dataclass(frozen=True)
+class _Writing:
+    """A checkpoint between its copy and its manifest; the future gives its files, or what kept them from being written."""
+
+    progress: Progress
+    precision: Precision
+    files: "Future[dict[str, FileEntry]]"
+
+
+@dataclass
 class Checkpoints:
     """The checkpoints of one run.
 
     Attributes:
         folder: `<out>/.checkpoints`, shared by all processes.
-        fingerprint: the stage's identity; a checkpoint of another one is refused.
+        fingerprints: the stage's identity first, then those that it may continue from; checkpoints of others are refused.
         keep: how many of the newest stay.
     """
 
     folder: Path
-    fingerprint: str
+    fingerprints: Collection[str]
     keep: int
     processes: Processes
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
+    _writing: _Writing | None = None
 
-    def save(self, engine: Engine, progress: Progress) -> None:
-        """Writes a checkpoint. A kill at any instruction leaves the previous ones whole and this one absent or whole."""
-        temporary, final = self.folder / TEMPORARY, self.folder / f"step-{progress.step:06d}"
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process still makes a checkpoint durable."""
+        return self._writing is not None and not self._writing.files.done()
+
+    def begin(self, engine: Engine, progress: Progress, make_durable: Callable[[], None] = lambda: None) -> None:
+        """Copies the state; training may go on. A kill at any instruction leaves the checkpoints before it whole.
+
+        Args:
+            make_durable: called in the thread before the checkpoint's own files: what must not lag behind it.
+        """
+        self.commit()
+        temporary = self.folder / TEMPORARY
         self.processes.on_first(lambda: _make_empty(temporary))
-        mine = _write_share(temporary, self.processes.rank, engine)
-        files = {name: entry for share in self.processes.gather(mine) for name, entry in share.items()}
+        copied: Future[dict[str, FileEntry]] = Future()
+        try:
+            paths = _copy_share(temporary, self.processes.rank, engine)
+        except (OSError, SafetensorError) as error:  # told by `commit`, where all processes hear of it
+            copied.set_exception(error)
+        else:
+            copied = self._thread.submit(_make_durable, paths, make_durable)
+        self._writing = _Writing(progress, engine.precision, copied)
+
+    def commit(self) -> None:
+        """Waits until what was begun is durable in every process, and publishes it. All processes call it together.
+
+        Raises:
+            GoldpathError: it could not be written; the checkpoints before it are whole.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        shares = self.processes.gather(_outcome(writing.files))
+        problems = [share for share in shares if isinstance(share, str)]
+        if problems:
+            self.processes.on_first(lambda: self._give_up(writing.progress.step, problems[0]))
+        files = {name: entry for share in shares if not isinstance(share, str) for name, entry in share.items()}
         manifest = CheckpointManifest(
-            fingerprint=self.fingerprint, precision=engine.precision, progress=progress, files=files
+            fingerprint=next(iter(self.fingerprints)), precision=writing.precision, progress=writing.progress, files=files
         )
-        self.processes.on_first(lambda: self._publish(temporary, final, manifest))
+        self.processes.on_first(lambda: self._publish(manifest))
 
     def load_newest(self, engine: Engine) -> Progress:
         """Restores the newest checkpoint whose every byte verifies, and says on stderr which ones it had to pass over.
@@ -74,7 +120,7 @@ class Checkpoints:
             return Progress()
         folder, progress = found
         with ExitStack() as stack:
-            engine.restore(_range_reader(folder, stack, engine.processes.device), progress.step)
+            engine.restore(_range_reader(folder, stack, engine.processes.device), progress.updates)
         _restore_rng(folder, self.processes.rank)
         return progress
 
@@ -82,7 +128,7 @@ class Checkpoints:
         found_any = False
         for found in find_checkpoints(self.folder, verify=True):
             found_any = True
-            if found.manifest is not None and found.manifest.fingerprint != self.fingerprint:
+            if found.manifest is not None and found.manifest.fingerprint not in self.fingerprints:
                 raise BadInput(
                     found.folder / MANIFEST,
                     "fingerprint",
@@ -97,14 +143,29 @@ class Checkpoints:
             raise GoldpathError(f"{self.folder}: no checkpoint is whole. Fix: delete that folder to start again")
         return None
 
-    def _publish(self, temporary: Path, final: Path, manifest: CheckpointManifest) -> None:
+    def _publish(self, manifest: CheckpointManifest) -> None:
+        temporary, final = self.folder / TEMPORARY, self.folder / f"step-{manifest.progress.step:06d}"
         write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
         if final.exists():  # a damaged one that was passed over, or one that this run repeats
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)
-        for old in sorted(self.folder.glob("step-*"), key=step_of)[: -self.keep]:
+        # Later ones are damaged: this run passed them over. They must not push out the ones that are whole.
+        known = sorted(self.folder.glob("step-*"), key=step_of)
+        later, here = [path for path in known if step_of(path) > manifest.progress.step], known.index(final) + 1
+        for old in [*later, *known[: max(0, here - self.keep)]]:
             shutil.rmtree(old)
+
+    def _give_up(self, step: int, problem: str) -> None:
+        files = (self.folder / TEMPORARY).glob("*")
+        written = sum(path.stat().st_size for path in files)
+        shutil.rmtree(self.folder / TEMPORARY)  # what there is may be all that fits
+        free = shutil.disk_usage(self.folder).free
+        raise GoldpathError(
+            f"{self.folder}: the checkpoint of step {step} could not be written ({problem}; {written / 2**20:,.0f} MiB "
+            f"of it were, {free / 2**20:,.0f} MiB are free now). Fix: make room (a lower `keep_checkpoints` needs less), "
+            "then run the same command again: it continues from the checkpoint before"
+        )
 
 
 def _make_empty(folder: Path) -> None:
@@ -112,8 +173,8 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_share(folder: Path, rank: int, engine: Engine) -> dict[str, FileEntry]:
-    """Writes one process's tensors and random states, durably, and describes the files."""
+def _copy_share(folder: Path, rank: int, engine: Engine) -> list[Path]:
+    """Writes one process's tensors and random states, and returns the files: in the page cache, not durable yet."""
     tensors: dict[str, Tensor] = {TORCH_RNG: torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors[CUDA_RNG] = torch.cuda.get_rng_state()
@@ -125,12 +186,27 @@ def _write_share(folder: Path, rank: int, engine: Engine) -> dict[str, FileEntry
         tensors[key], starts[key] = piece.values.cpu().contiguous(), str(piece.start)
     path = folder / f"rank-{rank:05d}.safetensors"
     save_file(tensors, path, metadata=starts)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     states = {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, gauss]}
-    write_json(path.with_suffix(".json"), states)
-    return {part.name: describe_file(part) for part in (path, path.with_suffix(".json"))}
+    path.with_suffix(".json").write_text(json.dumps(states), encoding="utf-8")
+    return [path, path.with_suffix(".json")]
+
+
+def _make_durable(paths: list[Path], first: Callable[[], None]) -> dict[str, FileEntry]:
+    first()
+    for path in paths:
+        sync_file(path)
+    return {path.name: describe_file(path) for path in paths}
+
+
+def _outcome(files: "Future[dict[str, FileEntry]]") -> dict[str, FileEntry] | str:
+    """Returns a share's files, or what kept them from being written, as text that travels between processes."""
+    try:
+        return files.result()
+    except OSError as error:
+        return error.strerror or str(error)
+    except SafetensorError as error:  # the Rust library wraps the system's error into text
+        return str(error)
 
 
 def _range_reader(folder: Path, stack: ExitStack, device: torch.device) -> ReadRange:

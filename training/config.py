@@ -74,6 +74,11 @@ class TrainingConfig(Section):
         precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp32` computes all in fp32;
             `auto` takes bf16 where the device has instructions for it, else fp32. The record says which it was, and a
             run that is continued elsewhere keeps it.
+        on_bad_step: what happens at a step whose loss or gradient is no finite number, or whose loss is a spike. `halt`
+            ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind` also
+            goes back to the weights of the newest checkpoint.
+        spike_deviations: a loss so many robust standard deviations above the recent ones is a spike (`training.guard`); 0
+            looks for none. 8 is a fair value.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         seed: initial weights, adapters and row order.
         log_every, validate_every, checkpoint_every: in steps; 0 for `validate_every` validates before and after only,
@@ -108,6 +113,8 @@ class TrainingConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    on_bad_step: Literal["halt", "skip", "rewind"] = "halt"
+    spike_deviations: Annotated[float, Field(ge=0)] = 0.0
     gradient_checkpointing: bool = False
     seed: Count = 0
     log_every: Positive = 10
@@ -159,12 +166,15 @@ class Resources(Section):
             state divided over the processes).
         device: `auto` takes CUDA where there is a GPU.
         threads: CPU threads per process; 0 divides the cores over the processes.
+        hang_seconds: a process that gets nowhere for so long is ended, and says where it hung; 0 waits for ever. It must be
+            longer than the longest step, checkpoint and compilation.
     """
 
     processes: Positive = 1
     engine: EngineName = "single"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0
+    hang_seconds: Count = 1800
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:

@@ -75,16 +75,28 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def step(self, learning_rate: float) -> Tensor:
-        """Clips, updates, forgets the gradients. Returns the global gradient norm before clipping, ()."""
+    def clip(self) -> Tensor:
+        """Clips the gradients. Returns their global norm before that, (), the same on all processes."""
+
+    @abstractmethod
+    def apply(self, learning_rate: float) -> None:
+        """Updates the weights, and forgets the gradients."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Forgets the gradients of a step that is passed over; weights and optimizer state stay as they are."""
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
         """Yields this process's share of trained weights and optimizer state."""
 
     @abstractmethod
-    def restore(self, read: ReadRange, steps_done: int) -> None:
-        """Puts saved state back. After it, the next step computes what it would have computed without the interruption."""
+    def restore(self, read: ReadRange, updates: int) -> None:
+        """Puts saved state back. After it, the next step computes what it would have computed without the interruption.
+
+        Args:
+            updates: how often the optimizer had changed the weights; it corrects its moments' bias by that number.
+        """
 
     @abstractmethod
     def full_weights(self) -> dict[str, Tensor]:
@@ -134,16 +146,21 @@ class SingleEngine(Engine):
         (loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # engines average over processes
         return loss.detach()
 
-    def step(self, learning_rate: float) -> Tensor:
+    def clip(self) -> Tensor:
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.max_grad_norm, norm)
+        return norm
+
+    def apply(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+
+    def forget(self) -> None:
+        self.optimizer.zero_grad()
 
     def pieces(self) -> Iterator[Piece]:
         for name, parameter in self.trained.items():
@@ -152,14 +169,14 @@ class SingleEngine(Engine):
                 start, values = self.local_range(tensor.detach())
                 yield Piece(name, part, start, values)
 
-    def restore(self, read: ReadRange, steps_done: int) -> None:
+    def restore(self, read: ReadRange, updates: int) -> None:
         for name, parameter in self.trained.items():
-            state: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS if steps_done}
+            state: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS if updates}
             for part, tensor in {"weight": parameter.detach(), **state}.items():
                 start, values = self.local_range(tensor)
                 values.copy_(read(name, part, start, start + values.numel()))
-            if steps_done:
-                state["step"] = torch.tensor(float(steps_done), device=self.processes.device)
+            if updates:
+                state["step"] = torch.tensor(float(updates), device=self.processes.device)
                 self.optimizer.state[parameter] = state
 
     def local_range(self, tensor: Tensor) -> tuple[int, Tensor]:

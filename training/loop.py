@@ -3,6 +3,8 @@
 import signal
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,12 +14,14 @@ from training.batches import Batch, rows_of_step, share_of
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.engine import Engine
+from training.guard import MOST_IN_A_ROW, StepResult, find_fault, remember
 from training.manifest import Progress
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.schedule import learning_rate
 from training.telemetry import Telemetry
 from training.validate import validate
+from training.watchdog import Watchdog
 
 
 class Stopped(Exception):
@@ -46,6 +50,7 @@ class Loop:
     checkpoints: Checkpoints
     telemetry: Telemetry | None
     stop: StopRequest
+    watchdog: Watchdog
     progress: Progress
     _unread: list["StepFigures"] = field(default_factory=list)
 
@@ -54,14 +59,19 @@ class Loop:
 
         Raises:
             Stopped: a signal asked for the end; the state is saved.
-            GoldpathError: the loss or the gradient is no number any more.
+            GoldpathError: a bad step that the configuration does not pass over, or a checkpoint that cannot be written.
         """
         config = self.config
         if self.progress.step == 0:
             self.validate()
+            if config.on_bad_step == "rewind":  # there must be something to go back to
+                self.save()
         while self.progress.step < config.steps:
             self.update()
-            step, signal_number = self.progress.step, self.stop.agreed(self.processes)
+            step = self.progress.step
+            signal_number, is_writing = self.processes.highest(self.stop.number, self.checkpoints.is_writing)
+            if not is_writing:
+                self.checkpoints.commit()
             last = step == config.steps
             save = last or signal_number or _due(step, config.checkpoint_every)
             validate = last or _due(step, config.validate_every)
@@ -72,11 +82,14 @@ class Loop:
             if save:
                 self.save()
             if signal_number and not last:
+                self.checkpoints.commit()
                 raise Stopped(signal_number)
+        self.checkpoints.commit()
 
     def update(self) -> None:
-        """Learns from one step's rows."""
+        """Learns from one step's rows, unless the step is a bad one that the configuration passes over."""
         config, data, step = self.config, self.train.data, self.progress.step
+        self.watchdog.beat(f"step {step + 1}")
         rows = rows_of_step(data.num_rows, config.rows_per_step, config.seed, step)
         everything = data.batch(rows)
         # The mean is over the terms of *all* processes and micro-batches: any division of the rows gives the same update.
@@ -86,9 +99,57 @@ class Loop:
         for number, part in enumerate(turns, start=1):
             batch = data.batch(part).to(self.processes.device)
             loss += self.engine.learn(batch, partial(share, batch), last=number == len(turns))
-        rate = learning_rate(config, step)
-        self._unread.append(StepFigures(step, rows, everything.tokens, rate, loss, self.engine.step(rate)))
-        self.progress = Progress(step=step + 1, tokens=self.progress.tokens + everything.tokens)
+        figures = StepFigures(step, rows, everything.tokens, learning_rate(config, step), loss, self.engine.clip())
+        self.progress = self.progress.after(everything.tokens)
+        fault = self.judge(figures)
+        if fault:
+            self.pass_over(figures, fault)
+        else:
+            self.engine.apply(figures.rate)
+            self._unread.append(figures)
+
+    def judge(self, figures: "StepFigures") -> str:
+        """Returns what is wrong with a step, "" for a good one. Where nothing could be done about it, `log` looks instead.
+
+        So a GPU is waited for in every step only where the configuration asks for it.
+        """
+        config = self.config
+        if config.on_bad_step == "halt" and not config.spike_deviations:
+            return ""
+        loss = float(self.processes.sum(figures.loss))
+        result, recent = figures.result(loss, float(figures.grad_norm)), self.progress.recent_losses
+        fault = find_fault(result, recent, config.spike_deviations)
+        if not fault:
+            recent = remember(recent, loss) if config.spike_deviations else recent
+            self.progress = self.progress.model_copy(update={"recent_losses": recent, "bad_in_a_row": 0})
+        elif config.on_bad_step == "halt" or self.progress.bad_in_a_row >= MOST_IN_A_ROW:
+            self.halt(result, fault)
+        elif self.telemetry:
+            self.telemetry.log_bad_step(result, fault, config.on_bad_step)
+        return fault
+
+    def pass_over(self, figures: "StepFigures", fault: str) -> None:
+        """Leaves the weights as they were before a bad step, or as they were in the newest checkpoint; the data goes on."""
+        now = self.progress
+        self.engine.forget()
+        self.progress = now.model_copy(update={"passed_over": now.passed_over + 1, "bad_in_a_row": now.bad_in_a_row + 1})
+        if self.config.on_bad_step == "rewind":
+            self.checkpoints.commit()
+            before = self.checkpoints.load_newest(self.engine)
+            gone = {"passed_over": now.step - before.updates, "recent_losses": before.recent_losses}
+            self.progress = self.progress.model_copy(update=gone)
+
+    def halt(self, result: StepResult, fault: str) -> NoReturn:
+        """Ends the run at a bad step; a checkpoint that is being written is finished first.
+
+        Raises:
+            GoldpathError: naming the step and its rows.
+        """
+        self.checkpoints.commit()
+        raise GoldpathError(
+            f"{result}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
+            f"{self.train.data.path}, or pass such steps over with `on_bad_step: skip` or `rewind`"
+        )
 
     def log(self) -> None:
         """Reads the figures of the steps since the last time. Only here does the CPU wait for a GPU.
@@ -97,25 +158,34 @@ class Loop:
             GoldpathError: naming the first step whose loss or gradient is no finite number, and its rows.
         """
         unread, self._unread = self._unread, []
-        losses = self.processes.sum(torch.stack([figures.loss for figures in unread]))
-        norms = torch.stack([figures.grad_norm for figures in unread]).cpu()
-        for figures, loss, norm in zip(unread, losses.tolist(), norms.tolist(), strict=True):
-            figures.require_finite(loss, norm)
+        if not unread:  # all of them were passed over
+            return
+        losses = self.processes.sum(torch.stack([figures.loss for figures in unread])).tolist()
+        norms = torch.stack([figures.grad_norm for figures in unread]).tolist()
+        for figures, loss, norm in zip(unread, losses, norms, strict=True):
+            result = figures.result(loss, norm)
+            if fault := find_fault(result, (), 0.0):
+                self.halt(result, fault)
         if self.telemetry:
-            row = {"loss": float(losses.mean()), "learning_rate": unread[-1].rate, "grad_norm": float(norms[-1])}
+            row = {
+                "loss": fmean(losses),
+                "learning_rate": unread[-1].rate,
+                "grad_norm": norms[-1],
+                "grad_norm_max": max(norms),
+            }
             self.telemetry.log_steps(self.progress, sum(figures.tokens for figures in unread), row)
 
     def validate(self) -> None:
         """Scores the validation rows, and logs the result."""
-        figures = validate(self.engine, self.validation)
+        figures = validate(self.engine, self.validation, self.watchdog.beat)
         if self.telemetry:
             self.telemetry.log_validation({"step": self.progress.step, **figures})
 
     def save(self) -> None:
-        """Writes a checkpoint."""
-        if self.telemetry:
-            self.telemetry.history.make_durable()
-        self.checkpoints.save(self.engine, self.progress)
+        """Begins a checkpoint; it counts once it is committed."""
+        self.watchdog.beat(f"the checkpoint of step {self.progress.step}")
+        durable_history = self.telemetry.history.make_durable if self.telemetry else lambda: None
+        self.checkpoints.begin(self.engine, self.progress, durable_history)
         if self.telemetry:
             self.telemetry.resume_clock()
 
@@ -136,13 +206,9 @@ class StepFigures:
     loss: Tensor
     grad_norm: Tensor
 
-    def require_finite(self, loss: float, norm: float) -> None:
-        """Raises GoldpathError if the step's loss or gradient norm is no finite number."""
-        if not torch.isfinite(torch.tensor([loss, norm])).all():
-            raise GoldpathError(
-                f"step {self.step + 1}: loss {loss}, gradient norm {norm} with training rows {self.rows}. "
-                "Fix: lower `learning_rate`, lengthen `warmup_steps`, or look at those rows"
-            )
+    def result(self, loss: float, norm: float) -> StepResult:
+        """Returns what there is to judge, with the numbers that were read."""
+        return StepResult(self.step, self.rows, loss, norm)
 
 
 def _mean_share(objective: Objective, terms: int, batch: Batch, scores: Tensor) -> Tensor:

@@ -17,12 +17,27 @@ class Progress(Section):
     """How far the run is: the part of the state that all processes share.
 
     Attributes:
-        step: updates done; also the position in the data (`batches.rows_of_step`).
+        step: steps done; also the position in the data (`batches.rows_of_step`) and in the schedule.
         tokens: tokens read so far that were no padding.
+        passed_over: how many of the steps changed nothing, because the guard took them for damage (`training.guard`).
+        bad_in_a_row: how many of them were the last ones.
+        recent_losses: the losses that a spike would be measured against, the newest last; empty where nobody looks.
     """
 
     step: int = 0
     tokens: int = 0
+    passed_over: int = 0
+    bad_in_a_row: int = 0
+    recent_losses: tuple[float, ...] = ()
+
+    @property
+    def updates(self) -> int:
+        """How often the optimizer has changed the weights."""
+        return self.step - self.passed_over
+
+    def after(self, tokens: int) -> "Progress":
+        """Returns the progress after one more step."""
+        return self.model_copy(update={"step": self.step + 1, "tokens": self.tokens + tokens})
 
 
 class CheckpointManifest(Section):

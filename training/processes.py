@@ -46,6 +46,14 @@ class Processes:
             dist.all_reduce(total)
         return total
 
+    def highest(self, *values: int) -> list[int]:
+        """Returns the highest of each value over all processes; the same on all of them."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return [int(value) for value in tensor]
+
     def gather(self, value: T) -> list[T]:
         """Returns every process's value, by rank."""
         if self.world == 1:
@@ -139,11 +147,18 @@ def end_at_once(code: int) -> NoReturn:
 
 
 class StopRequest:
-    """Remembers SIGTERM and Ctrl-C until the loop has a consistent state to save. A second Ctrl-C ends at once."""
+    """Remembers a request to end until the loop has a consistent state to save. A second Ctrl-C ends at once.
+
+    SIGTERM is what Kubernetes, systemd and cloud agents send before they take a machine away; SIGUSR1 is what SLURM is told
+    to send ahead of a time limit (`--signal=USR1@120`).
+
+    Attributes:
+        number: the signal that came, 0 for none.
+    """
 
     def __init__(self) -> None:
         self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: object) -> None:
@@ -151,14 +166,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self.number = number
         print(f"{signal.Signals(number).name}: saving a checkpoint, then ending", file=sys.stderr)
-
-    def agreed(self, processes: Processes) -> int:
-        """Returns the signal that any of the processes received, 0 for none; the same on all, so that all stop together."""
-        if processes.world == 1:
-            return self.number
-        number = torch.tensor(self.number)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number)
 
 
 def _choose_device(resources: Resources, local_rank: int, where: Path) -> torch.device:

@@ -33,8 +33,8 @@ class Fsdp2Engine(SingleEngine):
             raise GoldpathError(f"FSDP2 left {len(unsharded)} parameters unsharded, the first is {unsharded[0]}")
         return self.scorer
 
-    def step(self, learning_rate: float) -> Tensor:
-        norm = super().step(learning_rate)
+    def clip(self) -> Tensor:
+        norm = super().clip()
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def local_range(self, tensor: Tensor) -> tuple[int, Tensor]:

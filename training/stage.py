@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lineage.bundle import MANIFEST
@@ -24,6 +24,7 @@ from training.processes import Processes, StopRequest
 from training.scoring import Regularisation, Scorer
 from training.telemetry import History, Telemetry
 from training.validate import reference_scores, validation_rows
+from training.watchdog import Watchdog
 
 
 def train_stage(
@@ -31,11 +32,14 @@ def train_stage(
     config: TrainingJob,
     resources: Resources,
     out: Path,
-    fingerprint: str,
+    fingerprints: Collection[str],
     processes: Processes,
     stop: StopRequest,
 ) -> dict[str, Metric]:
     """Trains, or continues to train, and writes the stage's outputs. Every process of the run calls it.
+
+    Args:
+        fingerprints: the stage's identity first, then those whose checkpoints it may continue.
 
     Returns:
         The stage's metrics, on rank 0; {} on the others.
@@ -61,18 +65,20 @@ def train_stage(
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
     plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
     engine = make_engine(resources.engine, scorer, training, processes)
-    objectives = _objectives(engine, train, validation)
-    checkpoints = Checkpoints(out / FOLDER, fingerprint, training.keep_checkpoints, processes)
-    progress = checkpoints.load_newest(engine)
-    telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
-    finished = False
-    try:
-        Loop(training, processes, engine, *objectives, checkpoints, telemetry, stop, progress).run()
-        finished = True
-    finally:
-        if telemetry:
-            telemetry.close(finished)
-    weights = engine.full_weights()
+    checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
+    with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:
+        objectives = _objectives(engine, train, validation, watchdog)
+        progress = checkpoints.load_newest(engine)
+        telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
+        finished = False
+        try:
+            Loop(training, processes, engine, *objectives, checkpoints, telemetry, stop, watchdog, progress).run()
+            finished = True
+        finally:
+            if telemetry:
+                telemetry.close(finished)
+        watchdog.beat("gathering the weights")
+        weights = engine.full_weights()
 
     def export() -> dict[str, Metric]:
         assert telemetry is not None
@@ -126,7 +132,9 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     return metrics
 
 
-def _objectives(engine: Engine, train: PackedRows, validation: PackedRows) -> tuple[Objective, Objective]:
+def _objectives(
+    engine: Engine, train: PackedRows, validation: PackedRows, watchdog: Watchdog
+) -> tuple[Objective, Objective]:
     config = engine.config
     if config.objective != "dpo":
         return Objective(train), Objective(validation)
@@ -136,8 +144,10 @@ def _objectives(engine: Engine, train: PackedRows, validation: PackedRows) -> tu
         for row in rows_of_step(train.num_rows, config.rows_per_step, config.seed, step)
     }
     return (
-        Objective(train, reference_scores(engine, train, sorted(used)), config),
-        Objective(validation, reference_scores(engine, validation, validation_rows(engine, validation)), config),
+        Objective(train, reference_scores(engine, train, sorted(used), watchdog.beat), config),
+        Objective(
+            validation, reference_scores(engine, validation, validation_rows(engine, validation), watchdog.beat), config
+        ),
     )
 
 

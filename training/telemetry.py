@@ -5,15 +5,17 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lineage.files import write_atomic
 from lineage.job import Job
 from training.config import TrainingConfig
+from training.guard import StepResult
 from training.manifest import Progress
 from training.tracking import MlflowRun
 
 HISTORY = "history.jsonl"
-Row = dict[str, float | int]
+Row = dict[str, Any]  # figures; of a bad step also words and rows
 
 
 class History:
@@ -44,7 +46,7 @@ class History:
         """Closes the file."""
         self._file.close()
 
-    def values(self, key: str) -> list[float | int]:
+    def values(self, key: str) -> list[Any]:
         """Returns a figure from every row that has it."""
         return [row[key] for row in self.rows if key in row]
 
@@ -80,6 +82,12 @@ class Telemetry:
         self._bar.update(progress.step - self._bar.n)
         self._append({"step": progress.step, **figures, "tokens": progress.tokens, "tokens_per_second": rate})
         self.resume_clock()
+
+    def log_bad_step(self, result: StepResult, fault: str, did: str) -> None:
+        """Tells of a step that was passed over, with its rows; numbers that are none are told as text, as JSON has none."""
+        self._bar.write(f"{result}: {fault}; {did}", sys.stderr)
+        figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
+        self.history.append({"step": result.step + 1, "bad_step": fault, "did": did, **figures})
 
     def log_validation(self, row: Row) -> None:
         """Logs a validation, and leaves its time out of the training's speed."""

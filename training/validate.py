@@ -1,6 +1,6 @@
 """Scoring rows without learning from them: validation, and DPO's reference; divided over the processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,17 @@ from training.config import WITHOUT_REFERENCE
 from training.engine import Engine
 from training.objectives import Objective, answer_scores
 
+Beat = Callable[[str], None]  # `Watchdog.beat`
 
-def score_rows(engine: Engine, data: PackedRows, rows: Sequence[int]) -> Iterator[tuple[Batch, Tensor]]:
-    """Yields this process's batches of the rows with the scores of their targets.
+
+def _unheard(_doing: str) -> None:
+    """Where no watchdog listens."""
+
+
+def score_rows(
+    engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = _unheard
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yields this process's batches of the rows with the scores of their targets; calls `beat` with every batch.
 
     Sharded engines communicate in every forward pass, so every process makes the same number of them; one that runs out
     of rows scores a blank one.
@@ -22,6 +30,7 @@ def score_rows(engine: Engine, data: PackedRows, rows: Sequence[int]) -> Iterato
     for start in range(0, len(rows), size * processes.world):
         mine = rows[start + processes.rank * size :][:size] if start + processes.rank * size < len(rows) else []
         batch = data.batch(mine).to(processes.device)
+        beat(f"row {start} of {data.path}")
         yield batch, engine.score(batch)
 
 
@@ -30,13 +39,13 @@ def validation_rows(engine: Engine, data: PackedRows) -> range:
     return range(min(engine.config.validation_rows or data.num_rows, data.num_rows))
 
 
-def validate(engine: Engine, objective: Objective) -> dict[str, float]:
+def validate(engine: Engine, objective: Objective, beat: Beat = _unheard) -> dict[str, float]:
     """Returns `validation_loss`, the mean over terms of the validation rows, and for DPO `preference_accuracy`."""
     data = objective.data
     rows = validation_rows(engine, data)
     sums = torch.zeros(3, dtype=torch.float64)  # loss, pairs ranked right, terms
     engine.scorer.eval()
-    for batch, scores in score_rows(engine, data, rows):
+    for batch, scores in score_rows(engine, data, rows, beat):
         terms = data.terms(batch)
         sums += torch.tensor([float(objective.loss(batch, scores)), objective.ranked_right(batch, scores), terms])
     engine.scorer.train()
@@ -45,7 +54,7 @@ def validate(engine: Engine, objective: Objective) -> dict[str, float]:
     return result | {"preference_accuracy": right / max(1.0, terms)} if objective.reference is not None else result
 
 
-def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int]) -> Tensor:
+def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = _unheard) -> Tensor:
     """Returns the summed log-probabilities of every answer in these rows, (rows of the file, segments_per_row) fp32.
 
     Called before the first step, when the policy still is the reference. A resumed run calls it before it restores its
@@ -56,7 +65,7 @@ def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int]) -> T
     if engine.config.dpo_loss in WITHOUT_REFERENCE:
         return table
     engine.scorer.eval()
-    for batch, scores in score_rows(engine, data, rows):
+    for batch, scores in score_rows(engine, data, rows, beat):
         if batch.rows:
             sums = answer_scores(batch, scores, data.segments_per_row)
             table[list(batch.rows)] = sums.view(len(batch.rows), -1).cpu()

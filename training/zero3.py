@@ -65,11 +65,20 @@ class Zero3Engine(Engine):
         self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)  # DeepSpeed averages over processes
         return loss.detach()
 
-    def step(self, learning_rate: float) -> Tensor:
+    def clip(self) -> Tensor:
+        """DeepSpeed clips while it updates: here the norm is only looked at. Its own mark for a norm that is none is -1."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        norm = float(combine_grad_norm_groups(self._optimizer._get_norm_groups()))
+        return torch.as_tensor(norm if norm >= 0 else float("nan"))
+
+    def apply(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        return torch.as_tensor(float(self.engine.get_global_grad_norm()))
+
+    def forget(self) -> None:
+        self._optimizer._overflow_clean_up(None)
 
     def pieces(self) -> Iterator[Piece]:
         from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
@@ -81,13 +90,13 @@ class Zero3Engine(Engine):
                 padded = safe_get_local_optimizer_state(parameter, part) if moment else safe_get_local_fp32_param(parameter)
                 yield Piece(name, part, start, padded[: stop - start])
 
-    def restore(self, read: ReadRange, steps_done: int) -> None:
+    def restore(self, read: ReadRange, updates: int) -> None:
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         flats = self._optimizer.fp32_partitioned_groups_flat
         for flat in flats:  # before its first step torch's AdamW has no state to write into
             state: dict[str, Tensor] = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-            self._optimizer.optimizer.state[flat] = {"step": torch.tensor(float(steps_done), device=flat.device), **state}
+            self._optimizer.optimizer.state[flat] = {"step": torch.tensor(float(updates), device=flat.device), **state}
         for name, parameter in self.trained.items():
             start, stop = self._local_range(parameter)
             for part in KEPT:

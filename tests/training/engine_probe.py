@@ -26,7 +26,8 @@ def main() -> None:
     engine = make_engine(resources.engine, Scorer(model), config, processes)
     (mine,) = share_of(rows_of_step(rows.num_rows, 4, 0, 0), processes.rank, processes.world, 1)
     engine.learn(rows.batch(mine), lambda scores: -scores.sum() / 100, last=True)
-    norm = float(engine.step(1e-3))
+    norm = float(engine.clip())
+    engine.apply(1e-3)
     held: dict[str, int] = {}
     for piece in engine.pieces():
         held[piece.part] = held.get(piece.part, 0) + len(piece.values)

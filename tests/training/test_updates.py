@@ -37,7 +37,8 @@ def take_step(packed_data: Path) -> Callable[..., tuple[float, dict[str, torch.T
         for number, turn in enumerate(turns, start=1):
             batch = data.batch(turn).to(engine.processes.device)
             engine.learn(batch, lambda scores, b=batch: loss.loss(b, scores) / terms, last=number == len(turns))
-        norm = float(engine.step(0.01))
+        norm = float(engine.clip())
+        engine.apply(0.01)
         return norm, engine.full_weights()
 
     return take
