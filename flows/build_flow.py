@@ -21,7 +21,9 @@ GATE = "gate"
 
 
 @flow(name="build", flow_run_name="build-{recipe}", persist_result=False)
-def build_flow(recipe: str, version: str | None = None, only: str | None = None) -> State[Any]:
+def build_flow(
+    recipe: str, version: str | None = None, only: str | None = None, allow_changes: list[str] | None = None
+) -> State[Any]:
     """Builds one version of a model and registers it as a candidate.
 
     Args:
@@ -29,13 +31,14 @@ def build_flow(recipe: str, version: str | None = None, only: str | None = None)
         version: takes the place of the recipe's version.
         only: run this stage alone; the stages before it must have finished. `gate` compares a version afresh with the
             champion of now, and registers the verdict.
+        allow_changes: what may differ from the unfinished training that this run continues (`lineage.changes`).
 
     Returns:
         Completed, or Failed and named `GateFailed` where the verdict is not `pass`; the data is the same summary.
     """
     settings = load_settings()
     plan = load_recipe(recipe, version)
-    steps = steps_of(plan, settings)
+    steps = steps_of(plan, settings, allow_changes or [])
     stages = [*(step.stage for step in steps), GATE]
     if only is not None and only not in stages:
         raise BadInput("--only", only, "is no stage of this recipe", f"take one of {', '.join(stages)}")

@@ -57,13 +57,19 @@ def plan(recipe: str, version: str | None, as_json: bool) -> int:
 @click.option(
     "--only", metavar="STAGE", help="Run this stage alone; those before it must have finished. `gate` compares afresh."
 )
+@click.option(
+    "--allow-change",
+    multiple=True,
+    metavar="FIELD",
+    help="Continue checkpoints although this field, section or input changed, such as training.learning_rate or data.",
+)
 @as_json
-def run(recipe: str, version: str | None, only: str | None, as_json: bool) -> int:
+def run(recipe: str, version: str | None, only: str | None, allow_change: tuple[str, ...], as_json: bool) -> int:
     """Run RECIPE: data, training, evaluation gate, registration. A killed run continues with the same command."""
     from flows.run import run_build
     from flows.views import build_table
 
-    result = run_build(settings(), recipe, version, only)
+    result = run_build(settings(), recipe, version, only, allow_change)
     emit(result, as_json, build_table)
     return ExitCode.OK if result["verdict"] in ("pass", None) else ExitCode.GATE_FAILED
 

@@ -56,6 +56,8 @@ ERROR = "error: "  # what a stage's own error begins with
 SPINS = "30000"  # a tenth of libgomp's default
 BUSY_PERCENT = 70
 LOOK_SECONDS = 0.05
+# Ended from outside (preempted, out of memory), or by a stage's own watchdog because it hung.
+WORTH_ANOTHER_TRY = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGKILL, os.EX_TEMPFAIL)
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
 
 
@@ -64,7 +66,7 @@ class StageFailed(GoldpathError):
 
     def __init__(self, stage: str, code: int, command: list[str], tail: Iterable[str], log: Path) -> None:
         self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
-        self.interrupted = code < 0 or code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # ended from outside
+        self.interrupted = code < 0 or code in WORTH_ANOTHER_TRY
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = list(tail)[-1] if tail else "nothing"
         what = said_error(tail) or f"{how} and last said: {last}. Fix: read {log}, then run the same command again"

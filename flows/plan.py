@@ -6,8 +6,8 @@ configuration and the same bytes to read.
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +59,7 @@ class Decision:
     source: Path | None = None
 
 
-def steps_of(recipe: Recipe, settings: "Settings") -> list[Step]:
+def steps_of(recipe: Recipe, settings: "Settings", allow_changes: Sequence[str] = ()) -> list[Step]:
     """Returns the recipe's stages from data to evaluation, each with its parents.
 
     The gate is not among them: what it compares with depends on the champion of the moment (`gate_step`).
@@ -81,7 +81,7 @@ def steps_of(recipe: Recipe, settings: "Settings") -> list[Step]:
     scored, reads = _models_to_score(recipe, folder, base, previous)
     parents = {"data": folder / "data", **scored}
     steps.append(_step(recipe, folder / "evaluate", recipe.evaluation.model_dump(mode="json"), parents, reads))
-    return steps
+    return [replace(step, job=step.job.model_copy(update={"allow_changes": list(allow_changes)})) for step in steps]
 
 
 def gate_step(recipe: Recipe, settings: "Settings", champion: str | None, champion_scores: Path | None) -> Step:

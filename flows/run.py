@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 
-def run_build(settings: "Settings", recipe: str, version: str | None, only: str | None) -> dict[str, Any]:
+def run_build(
+    settings: "Settings", recipe: str, version: str | None, only: str | None, allow_changes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs the build flow in this process, against a real Prefect server, and returns its summary.
 
     Raises:
@@ -43,7 +45,7 @@ def run_build(settings: "Settings", recipe: str, version: str | None, only: str 
     with ThreadPoolExecutor(max_workers=1) as pool, flow_servers(settings, meanwhile=prepare):
         from flows.build_flow import build_flow
 
-        return _outcome(build_flow(recipe, version, only, return_state=True))
+        return _outcome(build_flow(recipe, version, only, list(allow_changes), return_state=True))
 
 
 def run_release(settings: "Settings", address: str) -> dict[str, Any]:

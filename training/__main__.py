@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 EPILOG = """\
-Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143) or Ctrl-C (130), the same
-command continues from the newest whole checkpoint. Several processes:
+Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143), SIGUSR1 (138), Ctrl-C (130)
+or its own watchdog (75), the same command continues from the newest whole checkpoint. Several processes:
   torchrun --standalone --nproc-per-node 2 -m training --config job.yaml --out DIR
 """
 
@@ -63,6 +63,7 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from training.loop import Stopped
+    from training.out_of_memory import is_out_of_memory, out_of_memory
     from training.processes import end_at_once, join_processes, leave_processes
 
     processes = join_processes(resources, path)
@@ -74,10 +75,13 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
         if processes.is_first:
             print(f"{job.stage}: {stopped}", file=sys.stderr)
         return 128 + stopped.number
-    except GoldpathError as error:
+    except Exception as caught:
+        error = out_of_memory(caught, config.training, resources) if is_out_of_memory(caught) else caught
+        if not isinstance(error, GoldpathError):
+            raise
         leave_processes(failed=True)
         if processes.is_first:
-            raise
+            raise error from None
         print(f"rank {processes.rank}: {error}", file=sys.stderr)
         return int(error.exit_code)
     leave_processes()

@@ -9,14 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command may well succeed
 LOOKS_PER_LIMIT = 20
 
 
 class Watchdog:
     """While it is entered, somebody must call `beat` every `seconds`.
 
-    Otherwise it writes the stack of every thread to a file, says so in one line and ends the process with `TRY_AGAIN`;
+    Otherwise it writes the stack of every thread to a file, says so in one line and ends the process with EX_TEMPFAIL (75);
     torchrun then ends the other processes. A thread does it, because the main thread may hang inside a library.
 
     Args:
@@ -60,4 +59,4 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(TRY_AGAIN)  # a hung thread cannot be asked to clean up
+        os._exit(os.EX_TEMPFAIL)  # a hung thread cannot be asked to clean up

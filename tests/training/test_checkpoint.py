@@ -79,7 +79,7 @@ def test_state_and_random_numbers_come_back(checkpoints: Checkpoints) -> None:
 def test_any_division_reads_what_any_other_wrote(checkpoints: Checkpoints, parts: list[tuple[int, int]]) -> None:
     from contextlib import ExitStack
 
-    from training.checkpoint import _range_reader, _copy_share
+    from training.checkpoint import _copy_share, _range_reader
 
     checkpoints.folder.mkdir()
     for rank, (start, stop) in enumerate([(0, 4), (4, 4), (4, 10)]):  # the second process holds nothing of it
@@ -150,7 +150,9 @@ def test_a_damaged_later_checkpoint_does_not_push_out_the_whole_ones(checkpoints
 def test_where_the_disk_is_full_the_error_says_so_and_the_checkpoint_before_stays(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
         checkpoints = Checkpoints(disk / ".checkpoints", ["a" * 64], 2, Processes(0, 1, torch.device("cpu")))

@@ -176,5 +176,3 @@ def told_bad_steps(out: Path) -> list[dict[str, Any]]:
     """Returns the bad steps that a run's history tells of."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     return [row for row in rows if "bad_step" in row]
-
-

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,15 @@ class Command:
         path.write_text(json.dumps({**job, "resources": resources or {}}))
         return path
 
-    def start(self, job: Path, out: Path, processes: int = 1, **environment: str) -> "subprocess.Popen[str]":
-        """Starts the command, under torchrun for several processes."""
+    def start(
+        self, job: Path, out: Path, processes: int = 1, more: Sequence[str] = (), **environment: str
+    ) -> "subprocess.Popen[str]":
+        """Starts the command, under torchrun for several processes, with more arguments at its end."""
         launcher = ["-m", "training"]
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *launcher]
         return subprocess.Popen(
-            [sys.executable, *launcher, "--config", str(job), "--out", str(out)],
+            [sys.executable, *launcher, "--config", str(job), "--out", str(out), *more],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
