@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from training.processes import Processes
 
 EPILOG = """\
-Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143), SIGUSR1 (138), Ctrl-C (130)
-or its own watchdog (75), the same command continues from the newest whole checkpoint. Several processes:
+Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143), SIGUSR1 (138), Ctrl-C
+(130) or its own watchdog (75), the same command continues from the newest whole checkpoint. Several processes:
   torchrun --standalone --nproc-per-node 2 -m training --config job.yaml --out DIR
 """
 

@@ -75,8 +75,8 @@ class TrainingConfig(Section):
             `auto` takes bf16 where the device has instructions for it, else fp32. The record says which it was, and a
             run that is continued elsewhere keeps it.
         on_bad_step: what happens at a step whose loss or gradient is no finite number, or whose loss is a spike. `halt`
-            ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind` also
-            goes back to the weights of the newest checkpoint.
+            ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind`
+            also goes back to the weights of the newest checkpoint.
         spike_deviations: a loss so many robust standard deviations above the recent ones is a spike (`training.guard`); 0
             looks for none. 8 is a fair value.
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.

@@ -16,7 +16,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(error: BaseException, training: TrainingConfig, resources: Resources) -> GoldpathError:
-    """Returns the error that a person can act on: the settings that lower memory and are not at their limit, cheapest first."""
+    """Returns the error that a person can act on: what lowers memory and is not at its limit yet, the cheapest first."""
     rows = training.rows_per_step // (resources.processes * training.accumulation)
     fixes = []
     if rows > 1:
