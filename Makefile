@@ -25,7 +25,7 @@ unexport PYTHONPATH PYTHONHOME
 TEST_ENVIRONMENT := env -u PREFECT_API_URL -u MLFLOW_TRACKING_URI -u GOLDPATH_HOME \
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help demo test install .venv check bench up clean
+.PHONY: help demo test install .venv check bench soak up clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
@@ -49,6 +49,9 @@ check: .venv ## Run ruff, strict mypy and the import contracts
 
 bench: .venv ## Measure the figures that Goldpath promises and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
+
+soak: .venv ## Kill training 200 times, damage its checkpoints, and compare the bytes of the end (half an hour)
+	@$(TEST_ENVIRONMENT) $(BIN)/python tests/training/soak.py --kills 200
 
 up: .venv ## Start the Prefect server, MLflow, a worker and the gateway on 127.0.0.1; Ctrl-C stops all
 	@$(BIN)/goldpath up

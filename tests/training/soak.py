@@ -1,6 +1,6 @@
-"""`make soak`: kills training again and again, also in the middle of a checkpoint, damages what it left, and compares the end.
+"""`make soak`: kills training again and again, also in the middle of a checkpoint, damages what is left, compares the end.
 
-Every run ends, after as many kills as it met, with the bytes of a run that nothing disturbed: weights, adapters, metric history.
+Every run ends, after as many kills as it met, with the bytes of a run that nothing disturbed: weights and adapters.
 
 >>> python tests/training/soak.py --kills 200 --seed 0
 """
@@ -106,7 +106,7 @@ class Soak:
         shutil.rmtree(out)
 
     def kill_soon(self, process: "subprocess.Popen[str]", out: Path) -> bool:
-        """Kills a run at a random moment: in its start, between steps, in a checkpoint, or in its export. Tells whether it did."""
+        """Kills a run in its start, between steps, in a checkpoint, or in its export; tells whether it did."""
         moment = self.chance.choice(["start", "between", "writing", "writing", "export"])
         target = newest(out) + self.chance.randint(0, 80)
         deadline = time.monotonic() + (self.chance.uniform(0, 4) if moment == "start" else SECONDS_PER_RUN)
