@@ -1,0 +1,2 @@
+def execution_options(path):
+    return {}
