@@ -14,6 +14,7 @@ from training.config import ZERO_ENGINES, Resources, TrainingConfig
 from training.hardware import Precision
 from training.loss_scale import LossScale
 from training.model import plain_model
+from training.placement import require_possible
 from training.optimizers import begin_state, make_optimizers, state_of
 from training.processes import Processes
 from training.scoring import Scorer
@@ -252,7 +253,12 @@ class DdpEngine(SingleEngine):
 
 
 def make_engine(resources: Resources, scorer: Scorer, config: TrainingConfig, processes: Processes) -> Engine:
-    """Returns the engine that is asked for, with the model placed; it is asserted that the placement really happened."""
+    """Returns the engine that is asked for, with the model placed; it is asserted that the placement really happened.
+
+    Raises:
+        BadInput: it cannot be.
+    """
+    require_possible(resources, config)
     if resources.engine == "fsdp2":
         from training.sharded import Fsdp2Engine
 

@@ -76,9 +76,11 @@ def _adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.
     """Returns AdamW (Loshchilov & Hutter 2019), where it is asked for with 8-bit state (Dettmers et al. 2022)."""
     if config.optimizer != "adamw_8bit":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # untyped
 
-    optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
+    optimizer: torch.optim.Optimizer = AdamW8bit(  # type: ignore[no-untyped-call]
+        groups, lr=config.learning_rate, betas=config.betas
+    )
     return optimizer
 
 
