@@ -85,7 +85,7 @@ def _read_fsdp(said: Said, options: dict[str, Any]) -> None:
             said.unused += [key] if value == 1 else []
             as_choice(said, key, value, {1: 0, 2: 0})
         elif name in ("sharding_strategy", "reshard_after_forward"):
-            as_choice(said, key, value, {"FULL_SHARD": 0, 1: 0, True: 0})
+            as_choice(said, key, value, {"FULL_SHARD": 0, 1: 0})
         elif name == "offload_params":
             said.resources["offload"] = ("all" if value else "none", key)
         elif name == "activation_checkpointing":

@@ -88,7 +88,9 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         raise BadInput("job.yaml", "resources.compile", "there is no C++ compiler here", "install g++, or set it to false")
     blocks = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
     if not blocks:
-        raise BadInput("job.yaml", "resources.compile", f"{type(model).__name__} has no blocks to compile", "set it to false")
+        raise BadInput(
+            "job.yaml", "resources.compile", f"{type(model).__name__} has no blocks to compile", "set it to false"
+        )
     # Otherwise torch goes on uncompiled, without a word, where shapes change too often.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     for block in blocks:

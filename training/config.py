@@ -84,7 +84,7 @@ class TrainingConfig(Section):
         max_grad_norm: the global gradient norm is clipped to this; 0 leaves it.
         precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp16` in half precision, with
             dynamic loss scaling (Micikevicius et al. 2018); `fp32` computes all in fp32; `auto` takes bf16 where the device
-            has instructions for it, else fp32. The record says which it was, and a run that is continued elsewhere keeps it.
+            has instructions for it, else fp32. The record says which it was, and a run that continues elsewhere keeps it.
         on_bad_step: what happens at a step whose loss or gradient is no finite number, or whose loss is a spike. `halt`
             ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind`
             also goes back to the weights of the newest checkpoint.

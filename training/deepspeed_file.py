@@ -19,18 +19,25 @@ OPTIMIZER = {"lr": "learning_rate", "betas": "betas", "weight_decay": "weight_de
 SCHEDULER = {"warmup_num_steps": "warmup_steps", "warmup_max_lr": "learning_rate", "total_num_steps": "steps"}
 SCHEDULES = {"WarmupLR": "constant", "WarmupDecayLR": "wsd", "WarmupCosineLR": "cosine"}
 # How DeepSpeed goes about it, not what it computes: given to it as written.
-EXECUTION = {"communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients", "aio"}
+EXECUTION = {"communication_data_type", "prescale_gradients", "gradient_predivide_factor"}
+ZERO_EXECUTION = {
+    "allgather_partitions", "allgather_bucket_size", "overlap_comm", "reduce_scatter", "reduce_bucket_size",
+    "contiguous_gradients", "use_multi_rank_bucket_allreduce", "round_robin_gradients", "sub_group_size",
+    "ignore_unused_parameters", "memory_efficient_linear", "stage3_prefetch_bucket_size", "stage3_max_live_parameters",
+    "stage3_max_reuse_distance", "stage3_param_persistence_threshold", "stage3_model_persistence_threshold",
+    "stage3_module_granularity_threshold", "stage3_use_all_reduce_for_fetch_params", "stage3_allgather_sequential",
+}  # fmt: skip
 UNUSED = {
-    "steps_per_print", "wall_clock_breakdown", "dump_state", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comet",
-    "comms_logger", "checkpoint", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "activation_checkpointing",
+    "steps_per_print", "wall_clock_breakdown", "dump_state", "flops_profiler", "tensorboard", "wandb", "csv_monitor",
+    "comet", "comms_logger", "checkpoint", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "aio",
+    "activation_checkpointing", "sparse_gradients",
+}  # fmt: skip
+ZERO_UNUSED = {
+    "stage3_gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save", "load_from_fp32_weights",
+    "elastic_checkpoint",
 }  # fmt: skip
 SECTIONS = {"zero_optimization", "bf16", "bfloat16", "fp16", "optimizer", "scheduler", "data_types"}
 PLACEMENT = {"stage", "offload_optimizer", "offload_param"}
-# Divides, compresses or reorders what is computed, so that results or checkpoints would change without a word.
-IMPOSSIBLE = {
-    "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights",
-    "zenflow", "compute_grad_norm", "cpu_offload", "cpu_offload_param", "legacy_stage1",
-}  # fmt: skip
 
 
 def read_deepspeed(path: Path) -> Said:
@@ -43,8 +50,7 @@ def read_deepspeed(path: Path) -> Said:
     known = {*RECIPE, *EXECUTION, *UNUSED, *SECTIONS}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise said.refuse(key, "unknown key", f"did you mean `{near[0]}`?" if near else "remove it")
+            raise _unknown(said, "", key, known)
         if key in RECIPE:
             said.training[RECIPE[key]] = (value, key)
         elif key in UNUSED:
@@ -66,7 +72,7 @@ def execution_options(path: str) -> dict[str, Any]:
         return {}
     values = _read(Path(path))
     zero = {
-        key: value for key, value in values.get("zero_optimization", {}).items() if key not in PLACEMENT and value != AUTO
+        key: value for key, value in values.get("zero_optimization", {}).items() if key in ZERO_EXECUTION and value != AUTO
     }
     passed = {key: value for key, value in values.items() if key in EXECUTION and value != AUTO}
     return {**passed, "zero_optimization": zero}
@@ -84,13 +90,20 @@ def _read(path: Path) -> dict[str, Any]:
     return value
 
 
+def _unknown(said: Said, section: str, key: str, known: set[str]) -> BadInput:
+    near = difflib.get_close_matches(key, known, n=1)
+    fix = f"did you mean `{near[0]}`?" if near else "remove it"
+    return said.refuse(section + key, "is no option that Goldpath knows", fix)
+
+
 def _read_zero(said: Said, zero: dict[str, Any]) -> None:
     stage = as_choice(said, "zero_optimization.stage", zero.get("stage", 0), {0: "ddp", 1: "zero1", 2: "zero2", 3: "zero3"})
     said.resources["engine"] = (stage, "zero_optimization.stage")
-    for key in IMPOSSIBLE & zero.keys():
-        if zero[key] not in (AUTO, False, 1, None):
-            fix = "remove it, or use `offload_optimizer` and `offload_param`" if "offload" in key else "remove it"
-            raise said.refuse(f"zero_optimization.{key}", "is an option that Goldpath does not have", fix)
+    for key in zero:
+        if key in ZERO_UNUSED:
+            said.unused.append(f"zero_optimization.{key}")
+        elif key not in PLACEMENT | ZERO_EXECUTION:
+            raise _unknown(said, "zero_optimization.", key, PLACEMENT | ZERO_EXECUTION | ZERO_UNUSED)
     places = {}
     for key in ("offload_optimizer", "offload_param"):
         device = (zero.get(key) or {}).get("device", "none")

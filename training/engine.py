@@ -14,8 +14,8 @@ from training.config import ZERO_ENGINES, Resources, TrainingConfig
 from training.hardware import Precision
 from training.loss_scale import LossScale
 from training.model import plain_model
-from training.placement import require_possible
 from training.optimizers import begin_state, make_optimizers, state_of
+from training.placement import require_possible
 from training.processes import Processes
 from training.scoring import Scorer
 

@@ -56,10 +56,12 @@ def settle(resources: Resources, training: TrainingConfig, where: Path | str) ->
         said = read(path)
         said.resources[name] = (str(path), "")
         resources = _settled(resources, said, where)
+        parse(Resources, resources.model_dump(), path)
         training = _agreed(training, said, where, resources.processes)
         if said.unused and os.environ.get("RANK", "0") == "0":
             print(f"{path}: without effect here: {', '.join(sorted(said.unused))}", file=sys.stderr)
-    return parse(Resources, resources.model_dump(), where, "resources"), training
+    parse(Resources, {**resources.model_dump(), "accelerate_config": "", "deepspeed_config": ""}, where, "resources")
+    return resources, training
 
 
 def _settled(resources: Resources, said: Said, where: Path | str) -> Resources:

@@ -76,11 +76,9 @@ def _adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.
     """Returns AdamW (Loshchilov & Hutter 2019), where it is asked for with 8-bit state (Dettmers et al. 2022)."""
     if config.optimizer != "adamw_8bit":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # untyped
+    from bitsandbytes.optim import AdamW8bit
 
-    optimizer: torch.optim.Optimizer = AdamW8bit(  # type: ignore[no-untyped-call]
-        groups, lr=config.learning_rate, betas=config.betas
-    )
+    optimizer: torch.optim.Optimizer = AdamW8bit(groups, lr=config.learning_rate, betas=config.betas)
     return optimizer
 
 
@@ -89,7 +87,8 @@ class Muon(torch.optim.Optimizer):
 
     Per matrix W (rows, columns) with gradient G, momentum m = 0.95 and learning rate r:
 
-        B = m B + (1 - m) G;  U = orthogonal part of m B + (1 - m) G;  W = (1 - r decay) W - 0.2 r sqrt(max(rows, columns)) U
+        B = m B + (1 - m) G;  U = orthogonal part of m B + (1 - m) G
+        W = (1 - r decay) W - 0.2 r sqrt(max(rows, columns)) U
 
     The last factor gives updates the size of AdamW's, so that both share one learning rate and decay (Liu et al. 2025,
     equation 4). `torch.optim.Muon` is the same, but knows no sharded matrices: here each process gathers the whole update,

@@ -37,7 +37,9 @@ class Fsdp2Engine(SingleEngine):
         unsharded = [name for name, p in self.scorer.named_parameters() if not isinstance(p, DTensor)]
         if unsharded:
             raise GoldpathError(f"FSDP2 left {len(unsharded)} parameters unsharded, the first is {unsharded[0]}")
-        if offload and not (set(_offloaded(self.scorer)) == {True} and {p.device.type for p in self.scorer.parameters()} == {"cpu"}):
+        if offload and not (
+            set(_offloaded(self.scorer)) == {True} and {p.device.type for p in self.scorer.parameters()} == {"cpu"}
+        ):
             raise GoldpathError("FSDP2 was asked to keep weights and state on the CPU, but did not")
         return self.scorer
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: optimizer state (stage 1), gradients (2) and weights (3) divided over the processes (Rajbhandari 2020)."""
+"""DeepSpeed ZeRO: optimizer state, gradients and weights divided over the processes (Rajbhandari et al. 2020)."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lineage.errors import GoldpathError
+from lineage.errors import BadInput, GoldpathError
 from training.batches import Batch
 from training.config import Resources, TrainingConfig
 from training.deepspeed_file import execution_options
@@ -82,16 +82,25 @@ class ZeroEngine(Engine):
         (optimizer,) = self.make_optimizers()
         # DeepSpeed switches off an autocast that it finds around its forward pass, so fp16's lies inside.
         model = _InMixedPrecision(scorer, self.mixed_precision) if self.precision == "fp16" else scorer
-        self.engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False
-        )
+        try:
+            self.engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False
+            )
+        except (ValueError, TypeError, AssertionError) as error:
+            if not self.resources.deepspeed_config:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(self.resources.deepspeed_config, "", f"DeepSpeed refuses it ({reason})", "correct it") from None
         self._shares = {name: share for name, p in self.trained.items() if (share := self._share_of(p)) is not None}
         self._require_placement()
 
     def _settings(self) -> dict[str, Any]:
         config, world, offload = self.config, self.processes.world, self.resources.offload
         to_cpu = {"device": "cpu", "pin_memory": self.processes.device.type == "cuda"}
-        zero: dict[str, Any] = {"stage": self.stage, **({"stage3_param_persistence_threshold": 0} if self.stage == 3 else {})}
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            **({"stage3_param_persistence_threshold": 0} if self.stage == 3 else {}),
+        }
         if offload != "none":
             zero["offload_optimizer"] = to_cpu
         if offload == "all":
@@ -115,7 +124,8 @@ class ZeroEngine(Engine):
         found = int(self.engine.zero_optimization_stage())
         if found != self.stage:
             raise GoldpathError(f"DeepSpeed was asked for ZeRO stage {self.stage}, but is at stage {found}")
-        if self.stage == 3 and any(p.numel() for p in self.trained.values()):
+        # A file may let it keep the smallest parameters whole, beside the divided ones.
+        if self.stage == 3 and any(p.numel() for p in self.trained.values() if not p.ds_persist):  # type: ignore[attr-defined]
             raise GoldpathError("DeepSpeed was asked for ZeRO stage 3 but did not divide the parameters")
         held, whole = sum(share.length for share in self._shares.values()), sum(s.numel() for s in self._shapes.values())
         if self.processes.sum(torch.tensor([float(held)])).item() != whole:

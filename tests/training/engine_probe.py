@@ -1,7 +1,7 @@
 """Started by torchrun in the tests: several engines one after the other, in the same processes, and what each one did.
 
-Reads a JSON list of scenarios (`data`, `resources`, `training`, `steps`, and where to `load` from and `save` to) and writes,
-on every rank, `<out>/<rank>.json` with a report for each.
+Reads a JSON list of scenarios (`resources`, `training`, how many steps are `passed_over`, then `steps`, and where to `load`
+from and `save` to) and writes, on every rank, `<out>/<rank>.json` with a report for each.
 """
 
 import json
@@ -30,6 +30,8 @@ def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[st
     if "scale" in scenario:
         assert engine.loss_scale is not None
         engine.loss_scale.scale = scenario["scale"]
+    for _ in range(scenario.get("passed_over", 0)):
+        steps.pass_over()
     taken = steps.take(scenario["steps"])
     held: dict[str, int] = {}
     shares = []

@@ -55,7 +55,19 @@ class Steps:
         """Takes steps; returns the loss and the gradient norm of each."""
         return [self._take_one() for _ in range(count)]
 
+    def pass_over(self) -> None:
+        """Computes a step's gradients and forgets them, as the guard does with a bad step."""
+        self._learn()
+        self.engine.clip()
+        self.engine.forget()
+
     def _take_one(self) -> tuple[float, float]:
+        loss = self._learn()
+        norm = float(self.engine.clip())
+        self.engine.apply(self.config.learning_rate)
+        return loss, norm
+
+    def _learn(self) -> float:
         config, processes = self.config, self.processes
         rows = rows_of_step(self.rows.num_rows, config.rows_per_step, config.seed, self.done)
         terms = self.rows.terms(self.rows.batch(rows))
@@ -65,10 +77,8 @@ class Steps:
             batch = self.rows.batch(turn).to(processes.device)
             loss_of = partial(lambda batch, scores: self.objective.loss(batch, scores) / terms, batch)
             loss += self.engine.learn(batch, loss_of, last=number == len(turns)).cpu()
-        norm = float(self.engine.clip())
-        self.engine.apply(config.learning_rate)
         self.done += 1
-        return float(processes.sum(loss)), norm
+        return float(processes.sum(loss))
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint."""

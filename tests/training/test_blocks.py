@@ -1,5 +1,6 @@
 """How blocks compute: recomputed activations and compiled graphs change no result, and attention never leaks."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_packed_document_scores_as_if_alone(attention: str, precision: str, pa
     for row in (0, 1):
         ids, positions = packed.input_ids[row], packed.position_ids[row]
         starts = [*positions.eq(0).nonzero()[:, 0].tolist(), len(ids)]
-        for first, end in zip(starts, starts[1:], strict=False):
+        for first, end in pairwise(starts):
             place = packed.predictors - row * len(ids)
             mine = (place >= first) & (place < end - 1)
             if mine.any():

@@ -1,4 +1,4 @@
-"""Two real gloo processes, every engine: what each holds, that all learn the same, and that each continues any other's run."""
+"""Two real gloo processes, every engine: what each holds, that all learn the same, that each continues any other's run."""
 
 import json
 import os
@@ -54,7 +54,17 @@ def started(packed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     for engine in ("ddp", "fsdp2", "zero1", "zero3"):
         half = {"name": f"{engine}, fp16", "resources": {"engine": engine}, "training": HALF, "scale": HIGH_SCALE}
         scenarios.append(half)
-    scenarios += [{"name": f"{engine}, muon", "resources": {"engine": engine}, "training": MUON} for engine in ("ddp", "fsdp2")]
+    scenarios += [
+        {"name": f"{engine}, muon", "resources": {"engine": engine}, "training": MUON} for engine in ("ddp", "fsdp2")
+    ]
+    for engine in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
+        for offload in ("none", "optimizer") if engine == "zero2" else ("none",):
+            asked = {"engine": engine, "offload": offload}
+            scenarios.append(
+                {"name": f"{engine}, {offload} offloaded, after a bad step", "resources": asked, "passed_over": 1}
+            )
+    bf16 = {"precision": "bf16"}  # for which DeepSpeed has another optimizer at this stage
+    scenarios.append({"name": "zero1 in bf16", "resources": {"engine": "zero1"}, "training": bf16, "passed_over": 1})
     written = [{**one, "steps": 6 if "scale" in one else STEPS, "save": str(out / one["name"])} for one in scenarios]
     return out, run_probe(packed_data, out, written)
 
@@ -102,9 +112,7 @@ def test_what_a_process_holds(name: str, started: tuple[Path, Reports], alone: S
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero1", "zero3"])
-def test_fp16_skips_what_overflows_without_a_trace(
-    engine: str, started: tuple[Path, Reports], packed_data: Path
-) -> None:
+def test_fp16_skips_what_overflows_without_a_trace(engine: str, started: tuple[Path, Reports], packed_data: Path) -> None:
     reports = started[1][f"{engine}, fp16"]
     assert reports[0]["scale"] == reports[1]["scale"]
     skipped = reports[0]["scale"]["skipped_updates"]
@@ -116,6 +124,18 @@ def test_fp16_skips_what_overflows_without_a_trace(
     for report in reports:
         assert [norm == 0 for norm in report["norms"]] == [step < skipped for step in range(6)]
         assert report["losses"][skipped:] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_step_that_is_passed_over_leaves_no_trace(started: tuple[Path, Reports], packed_data: Path) -> None:
+    late, roughly = Steps(packed_data), Steps(packed_data, training={"precision": "bf16"})
+    late.done = roughly.done = 1
+    expected = [loss for loss, _ in late.take(STEPS + 2)]
+    for name, reports in started[1].items():
+        for report in reports if name.endswith("after a bad step") else ():
+            assert report["losses"] + report["next"] == pytest.approx(expected, abs=1e-5), name
+    expected = [loss for loss, _ in roughly.take(STEPS + 2)]
+    for report in started[1]["zero1 in bf16"]:
+        assert report["losses"] + report["next"] == pytest.approx(expected, abs=5e-3)
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
