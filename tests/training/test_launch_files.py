@@ -82,12 +82,8 @@ def test_what_has_no_effect_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ({"processes": 2}, {"learning_rate": 1e-4}, "optimizer.params.lr", "says learning_rate `0.0001`"),
         ({"processes": 2}, {"max_grad_norm": 0.5}, "gradient_clipping", "says max_grad_norm `0.5`"),
-        (
-            {"processes": 2},
-            {"accumulation": 1},
-            "train_micro_batch_size_per_gpu",
-            "says rows of each process at a time `2`",
-        ),
+        ({"processes": 2}, {"accumulation": 1}, "gradient_accumulation_steps", "says accumulation `1`"),
+        ({}, {}, "train_micro_batch_size_per_gpu", "says rows of each process at a time `2`"),
         ({"processes": 2}, {"rows_per_step": 8}, "train_batch_size", "says rows_per_step `8`"),
         ({"processes": 2}, {"optimizer": "muon"}, "optimizer.type", "is `adamw`, but recipe.yaml says optimizer `muon`"),
         ({"processes": 2}, {"schedule": "constant"}, "scheduler.type", "says schedule `constant`"),
