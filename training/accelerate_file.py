@@ -7,7 +7,7 @@ from lineage.section import read_yaml
 from training.launch_files import AUTO, Said, as_choice
 
 ENGINES = {"NO": "single", "MULTI_CPU": "ddp", "MULTI_GPU": "ddp", "FSDP": "fsdp2", "DEEPSPEED": ""}
-PRECISIONS = {"no": "fp32", None: AUTO, "bf16": "bf16", "fp16": "fp16"}
+PRECISIONS = {"no": "fp32", None: AUTO, "bf16": "bf16", "fp16": "fp16", "fp8": "fp8"}
 READ = {"compute_environment", "distributed_type", "num_processes", "mixed_precision", "use_cpu", "dynamo_config",
         "dynamo_backend", "fsdp_config", "deepspeed_config"}  # fmt: skip
 # Where the processes meet is torchrun's to know; the rest concerns devices and launchers that are not used here. Each with

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from lineage.errors import BadInput, GoldpathError
 from training.attention import choose_attention, set_attention
 from training.config import Checkpointing, Resources, TrainingConfig
+from training.float8 import convert_to_float8, require_float8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,9 @@ def place_blocks(
         BadInput: something that is asked for is not possible here.
     """
     assert training.precision != "auto"
+    if training.precision == "fp8":
+        require_float8(device)
+        convert_to_float8(model, model.get_output_embeddings())
     set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len))
     recompute_activations(model, resources.activation_checkpointing)
     if resources.compile:

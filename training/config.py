@@ -83,8 +83,10 @@ class TrainingConfig(Section):
         betas: AdamW's moment decays.
         max_grad_norm: the global gradient norm is clipped to this; 0 leaves it.
         precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp16` in half precision, with
-            dynamic loss scaling (Micikevicius et al. 2018); `fp32` computes all in fp32; `auto` takes bf16 where the device
-            has instructions for it, else fp32. The record says which it was, and a run that continues elsewhere keeps it.
+            dynamic loss scaling (Micikevicius et al. 2018); `fp8` those of the blocks in 8-bit floats and the rest as
+            `bf16`, on GPUs that can, engines `single`, `ddp` and `fsdp2`; `fp32` computes all in fp32; `auto` takes bf16
+            where the device has instructions for it, else fp32. The record says which it was, and a run that continues
+            elsewhere keeps it.
         on_bad_step: what happens at a step whose loss or gradient is no finite number, or whose loss is a spike. `halt`
             ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind`
             also goes back to the weights of the newest checkpoint.
@@ -123,7 +125,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     on_bad_step: Literal["halt", "skip", "rewind"] = "halt"
     spike_deviations: Annotated[float, Field(ge=0)] = 0.0
     seed: Count = 0
@@ -154,6 +156,8 @@ class TrainingConfig(Section):
             raise ValueError(f"schedule `wsd` needs decay_steps and no other takes them (schedule is `{self.schedule}`)")
         if self.lora_rank and not self.lora_targets:
             raise ValueError("lora_rank is set, but lora_targets is empty")
+        if self.lora_rank and self.precision == "fp8":
+            raise ValueError("precision `fp8` trains whole matrices: set precision `bf16`, or lora_rank 0")
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError("optimizer `muon` trains whole matrices: set optimizer `adamw`, or lora_rank 0")
         return self

@@ -19,7 +19,7 @@ from training.placement import require_possible
 from training.processes import Processes
 from training.scoring import Scorer
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # fp8: outside its own layers
 SCALE = "loss_scale"  # the name under which a checkpoint holds the loss scale, with the fields of `LossScale` as parts
 
 

@@ -12,11 +12,11 @@ PROCESS_BYTES = 650_000_000
 START_SECONDS = 6.0  # imports, model, tokenizer, first validation of a small model
 # Useful arithmetic per second in whole training steps: measured with 6 M parameters on AVX-512 BF16 cores, per thread;
 # for GPUs 40 % of an A100's bf16 peak (312 TFLOP/s), as well-run training reaches (Chowdhery et al. 2022, table 3).
-CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9}
-GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12}
+CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 60e9}
+GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12, "fp8": 125e12}
 # Bytes kept for the backward pass per token and layer, as (per hidden unit, per intermediate unit): counted with
 # `torch.autograd.graph.saved_tensors_hooks` on transformers' Llama.
-ACTIVATION_BYTES: dict[Precision, tuple[int, int]] = {"bf16": (34, 8), "fp16": (34, 8), "fp32": (40, 16)}
+ACTIVATION_BYTES: dict[Precision, tuple[int, int]] = {"bf16": (34, 8), "fp16": (34, 8), "fp32": (40, 16), "fp8": (34, 8)}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ def require_possible(resources: Resources, training: TrainingConfig) -> None:
         _require_library("deepspeed", "resources.engine", f"`{engine}`", "choose `fsdp2`")
     if optimizer == "adamw_8bit":
         _require_library("bitsandbytes", "config.training.optimizer", "`adamw_8bit`", "choose `adamw`")
+    if training.precision == "fp8" and engine in ZERO_ENGINES:
+        choice = " or ".join(f"`engine: {one}`" for one in WHOLE_MATRICES)
+        problem = f"`fp8` is not for engine `{engine}`, which has layers of its own"
+        raise BadInput("job.yaml", "config.training.precision", problem, f"choose {choice}, or `precision: bf16`")
     if optimizer == "muon" and engine not in WHOLE_MATRICES:
         _refuse_optimizer("`muon` needs whole matrices", engine, WHOLE_MATRICES)
     if optimizer == "adamw_8bit" and engine not in WHOLE_WEIGHTS:

@@ -202,6 +202,8 @@ class ZeroEngine(Engine):
 
     def restore(self, read: ReadRange, updates: int) -> None:
         updates = self.restore_scale(read, updates)
+        if self.stage == 3:  # what was gathered is of before
+            self._optimizer._partition_all_parameters()
         self._optimizer.optimizer.state.clear()  # a run that goes back may go back to before the first update
         for flat in self._flats() if updates else ():  # before its first update torch's AdamW has no state to write into
             state: dict[str, Tensor] = {moment: torch.zeros_like(flat) for moment in MOMENTS}

@@ -1,7 +1,7 @@
 """Started by torchrun in the tests: several engines one after the other, in the same processes, and what each one did.
 
-Reads a JSON list of scenarios (`resources`, `training`, how many steps are `passed_over`, then `steps`, and where to `load`
-from and `save` to) and writes, on every rank, `<out>/<rank>.json` with a report for each.
+Reads a JSON list of scenarios (`resources`, `training`, how many steps are `passed_over_before` and after it may `load` a
+checkpoint, then `steps`, and where to `save` one) and writes, on every rank, `<out>/<rank>.json` with a report for each.
 """
 
 import json
@@ -25,6 +25,8 @@ def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[st
     except GoldpathError as error:
         return {"error": str(error)}
     engine = steps.engine
+    for _ in range(scenario.get("passed_over_before", 0)):
+        steps.pass_over()
     if "load" in scenario:
         steps.load(Path(scenario["load"]))
     if "scale" in scenario:

@@ -12,6 +12,7 @@ from lineage.errors import BadInput
 from training.attention import choose_attention
 from training.config import Resources, TrainingConfig
 from training.engine import SingleEngine
+from training.float8 import convert_to_float8
 from training.processes import Processes
 
 CPU = torch.device("cpu")
@@ -81,6 +82,36 @@ def test_without_a_compiler_compilation_is_refused(packed_data: Path, monkeypatc
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BadInput, match=r"there is no C\+\+ compiler here"):
         Steps(packed_data, {"compile": True})
+
+
+def test_fp8_is_refused_where_there_is_none(packed_data: Path) -> None:
+    with pytest.raises(BadInput, match=r"`fp8` needs a GPU of compute capability 8\.9 or higher, and this is none"):
+        Steps(packed_data, training={"precision": "fp8"})
+
+
+def test_emulated_fp8_learns_nearly_the_same(packed_data: Path) -> None:
+    pytest.importorskip("torchao")
+    rounded, precise = Steps(packed_data), Steps(packed_data)
+    model = rounded.engine.scorer.model
+    convert_to_float8(model, model.get_output_embeddings(), emulate=True)
+    assert "Float8Linear" in {type(part).__name__ for part in model.modules()}
+    assert type(model.get_output_embeddings()) is torch.nn.Linear
+    got, expected = ([loss for loss, _ in steps.take(5)] for steps in (rounded, precise))
+    assert got != expected
+    assert got == pytest.approx(expected, abs=0.05)
+    assert rounded.engine.full_weights().keys() == precise.engine.full_weights().keys()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="no GPU with fp8")
+def test_a_gpu_learns_in_fp8(packed_data: Path) -> None:
+    pytest.importorskip("torchao")
+    gpu = Processes(0, 1, torch.device("cuda"))
+    model = {"hidden_size": 64, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1,
+             "max_positions": 64}  # fmt: skip
+    steps = Steps(packed_data, training={"precision": "fp8"}, processes=gpu, model=model)
+    expected = [loss for loss, _ in Steps(packed_data, model=model).take(5)]
+    assert [loss for loss, _ in steps.take(5)] == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_a_contradiction_names_both_places(
         ("zero2.json", {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "and so is bf16.enabled"),
         ("zero2.json", {"fp16": {"enabled": True, "loss_scale": 128}}, "is a fixed scale"),
         ("accelerate-one.yaml", {"distributed_type": "MEGATRON_LM"}, "is `MEGATRON_LM`, which Goldpath does not have"),
-        ("accelerate-one.yaml", {"mixed_precision": "fp8"}, "is `fp8`"),
+        ("accelerate-one.yaml", {"mixed_precision": "int8"}, "is `int8`"),
         ("accelerate-one.yaml", {"compute_environment": "AMAZON_SAGEMAKER"}, "AMAZON_SAGEMAKER"),
         ("accelerate-one.yaml", {"num_procs": 2}, "unknown key"),
         ("accelerate-one.yaml", {"num_processes": 0}, "greater than 0"),

@@ -145,6 +145,19 @@ def test_muon_takes_whole_matrices_on_every_engine(engine: str, started: tuple[P
         assert report["losses"] + report["next"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_small_weights_that_deepspeed_keeps_whole_are_restored_too(
+    started: tuple[Path, Reports], packed_data: Path, losses: list[float], tmp_path: Path
+) -> None:
+    file = tmp_path / "zero3.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 100}}))
+    asked = {"engine": "zero3", "deepspeed_config": str(file)}
+    # It computes a step with other weights first, so that it holds some when the saved ones come.
+    scenario = {"name": "kept", "resources": asked, "load": str(started[0] / "zero1"), "passed_over_before": 1, "steps": 2}
+    for report in run_probe(packed_data, tmp_path, [scenario])["kept"]:
+        assert 0 < report["resident"] < report["whole"]
+        assert report["losses"] == pytest.approx(losses[STEPS : STEPS + 2], abs=1e-5)
+
+
 def test_every_engine_continues_what_another_began(
     started: tuple[Path, Reports], packed_data: Path, losses: list[float], tmp_path: Path
 ) -> None:
