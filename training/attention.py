@@ -38,8 +38,8 @@ def set_attention(model: "PreTrainedModel", name: str) -> None:
     Raises:
         BadInput: the model has no such attention.
     """
-    # FlashAttention's backward pass adds in any order, unless it is told; the same job gives the same bytes.
-    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"
+    if name.startswith("flash"):  # its backward pass adds in any order, unless it is told; equal jobs give equal bytes
+        os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"
     try:
         model.set_attn_implementation(name)
     except (ValueError, ImportError) as error:
