@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.config import TrainingConfig
 
@@ -117,10 +116,13 @@ class Muon(torch.optim.Optimizer):
                 matrix.add_(update, alpha=-LIKE_ADAMW * group["lr"] * max(matrix.shape) ** 0.5)
 
     def _orthogonal(self, update: Tensor) -> Tensor:
-        if not isinstance(update, DTensor):
+        if type(update) is Tensor:
             return orthogonal_part(update, self.dtype)
-        whole = orthogonal_part(update.full_tensor(), self.dtype)
-        return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)  # no communication
+        from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import, and here it is already
+
+        shard = cast(DTensor, update)
+        whole = orthogonal_part(shard.full_tensor(), self.dtype)
+        return distribute_tensor(whole, shard.device_mesh, shard.placements, src_data_rank=None)  # no communication
 
 
 def orthogonal_part(matrix: Tensor, dtype: torch.dtype) -> Tensor:
