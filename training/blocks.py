@@ -16,7 +16,8 @@ from training.float8 import convert_to_float8, require_float8
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
+# What `selective` keeps of a block: dear to compute and cheap to keep, results of products with weights and of fused
+# attention. The batched products inside plain attention are not: they have seq_len x seq_len numbers per head.
 KEPT = frozenset(
     {
         torch.ops.aten.mm.default,
@@ -73,10 +74,6 @@ def recompute_activations(model: "PreTrainedModel", how: Checkpointing) -> None:
 
 
 def _keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Keeps what is dear to compute and cheap to keep: results of products with weights, and of fused attention.
-
-    The products inside plain attention, batched ones, are not kept: they have seq_len x seq_len numbers per head.
-    """
     return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
