@@ -12,6 +12,7 @@ from lineage.errors import BadInput
 from lineage.section import Section, parse, read_yaml
 from serving.config import CanaryPolicy
 from training.config import ModelConfig, Resources, TrainingConfig
+from training.launch_files import settle
 
 SHIPPED = Path(__file__).parent / "recipes"
 NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -80,7 +81,10 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
             path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`"
         )
     check_gate(recipe, path)
-    return recipe
+    resources = recipe.resources
+    for objective in recipe.objectives:
+        resources, _ = settle(recipe.resources, getattr(recipe, objective), path)
+    return recipe.model_copy(update={"resources": resources})
 
 
 def check_gate(recipe: Recipe, path: Path) -> None:
@@ -115,6 +119,7 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     sources = data.get("sources") if isinstance(data, dict) else None
     places = [(source, "path") for source in sources] if isinstance(sources, list) else []
     places += [(data, "tokenizer"), (data, "chat_template")]
+    places += [(value.get("resources"), "accelerate_config"), (value.get("resources"), "deepspeed_config")]
     if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
         places.append((model, "base"))
     for section, key in places:

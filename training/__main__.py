@@ -14,6 +14,7 @@ from lineage.privacy import switch_off_telemetry
 from lineage.section import parse
 from lineage.stage import StageRun
 from training.config import Resources, TrainingJob
+from training.launch_files import settle
 from training.manifest import FOLDER
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def main() -> int:
             arguments.config, "config.training.objective", f"is not the stage's name `{job.stage}`", "make them the same"
         )
     resources = parse(Resources, job.resources, arguments.config, "resources")
+    resources, training = settle(resources, config.training, arguments.config)
+    config = config.model_copy(update={"training": training})
     return _run(job, config, resources, arguments.config, arguments.out)
 
 

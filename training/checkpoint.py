@@ -220,6 +220,8 @@ def _range_reader(folder: Path, stack: ExitStack, device: torch.device) -> ReadR
 
     def read(name: str, part: str, start: int, stop: int) -> Tensor:
         key = f"{part}/{name}"
+        if key not in index:  # a change of optimizer or precision that was allowed by name
+            raise GoldpathError(f"{folder}: holds no `{key}`. Fix: keep optimizer and precision, or choose a new version")
         values = torch.cat([torch.empty(0), *_overlaps(index[key], key, start, stop)])
         if len(values) != stop - start:
             raise GoldpathError(f"{folder}: `{key}` holds {len(values)} of the {stop - start} values asked for")

@@ -7,8 +7,16 @@ from pydantic import Field, model_validator
 from lineage.section import Section
 
 ObjectiveName = Literal["pretrain", "sft", "dpo"]
-EngineName = Literal["single", "ddp", "fsdp2", "zero3"]
+EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
+Offload = Literal["none", "optimizer", "all"]
+Checkpointing = Literal["none", "full", "selective"]
+Attention = Literal["auto", "eager", "sdpa", "flash", "flex"]
 PairLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "simpo", "orpo"]
+ZERO_ENGINES: frozenset[EngineName] = frozenset({"zero1", "zero2", "zero3"})
+OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
+    "optimizer": ("zero1", "zero2", "zero3"),
+    "all": ("fsdp2", "zero3"),
+}
 WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
@@ -68,18 +76,22 @@ class TrainingConfig(Section):
         schedule: `cosine` (Loshchilov & Hutter 2017), `wsd` (warm-up, stable, linear decay over the last `decay_steps`;
             Hu et al. 2024, MiniCPM) or `constant`.
         final_fraction: the learning rate at the end as a fraction of the peak; ignored by `constant`.
-        weight_decay: AdamW's decay of matrices; norms and biases never decay.
+        optimizer: `adamw`; `adamw_8bit` keeps AdamW's state in 8 bits (Dettmers et al. 2022), engines `single` and `ddp`;
+            `muon` makes the updates of the blocks' matrices orthogonal and leaves the rest to AdamW (Jordan et al. 2024),
+            engines `single`, `ddp` and `fsdp2`, for training all weights.
+        weight_decay: the decoupled decay of matrices; norms and biases never decay.
         betas: AdamW's moment decays.
         max_grad_norm: the global gradient norm is clipped to this; 0 leaves it.
-        precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp32` computes all in fp32;
-            `auto` takes bf16 where the device has instructions for it, else fp32. The record says which it was, and a
-            run that is continued elsewhere keeps it.
+        precision: `bf16` computes matrix products in bfloat16 over fp32 master weights; `fp16` in half precision, with
+            dynamic loss scaling (Micikevicius et al. 2018); `fp8` those of the blocks in 8-bit floats and the rest as
+            `bf16`, on GPUs that can, engines `single`, `ddp` and `fsdp2`; `fp32` computes all in fp32; `auto` takes bf16
+            where the device has instructions for it, else fp32. The record says which it was, and a run that continues
+            elsewhere keeps it.
         on_bad_step: what happens at a step whose loss or gradient is no finite number, or whose loss is a spike. `halt`
             ends the run and names the rows; `skip` leaves the weights as they are and goes on with the next rows; `rewind`
             also goes back to the weights of the newest checkpoint.
         spike_deviations: a loss so many robust standard deviations above the recent ones is a spike (`training.guard`); 0
             looks for none. 8 is a fair value.
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         seed: initial weights, adapters and row order.
         log_every, validate_every, checkpoint_every: in steps; 0 for `validate_every` validates before and after only,
             0 for `checkpoint_every` writes none but the last.
@@ -109,13 +121,13 @@ class TrainingConfig(Section):
     warmup_steps: Count = 0
     decay_steps: Count = 0
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     on_bad_step: Literal["halt", "skip", "rewind"] = "halt"
     spike_deviations: Annotated[float, Field(ge=0)] = 0.0
-    gradient_checkpointing: bool = False
     seed: Count = 0
     log_every: Positive = 10
     validate_every: Count = 0
@@ -144,6 +156,10 @@ class TrainingConfig(Section):
             raise ValueError(f"schedule `wsd` needs decay_steps and no other takes them (schedule is `{self.schedule}`)")
         if self.lora_rank and not self.lora_targets:
             raise ValueError("lora_rank is set, but lora_targets is empty")
+        if self.lora_rank and self.precision == "fp8":
+            raise ValueError("precision `fp8` trains whole matrices: set precision `bf16`, or lora_rank 0")
+        if self.lora_rank and self.optimizer == "muon":
+            raise ValueError("optimizer `muon` trains whole matrices: set optimizer `adamw`, or lora_rank 0")
         return self
 
     @model_validator(mode="after")
@@ -162,26 +178,48 @@ class Resources(Section):
 
     Attributes:
         processes: how many processes train together; more than one is started by `torchrun`.
-        engine: `single` (one process), `ddp` (a full copy each), `fsdp2` or `zero3` (weights, gradients and optimizer
-            state divided over the processes).
+        engine: `single` (one process), `ddp` (a full copy each), `fsdp2` (weights, gradients and optimizer state divided
+            over the processes), or DeepSpeed's `zero1` (optimizer state divided), `zero2` (and gradients), `zero3` (and
+            weights).
+        offload: what lies in the CPU's memory between its uses: nothing, the `optimizer`'s state and master weights
+            (`zero1`, `zero2`, `zero3`), or `all` (`zero3`, `fsdp2`: the weights too).
         device: `auto` takes CUDA where there is a GPU.
         threads: CPU threads per process; 0 divides the cores over the processes.
         hang_seconds: a process that gets nowhere for so long is ended, and says where it hung; 0 waits for ever. It must be
             longer than the longest step, checkpoint and compilation.
+        activation_checkpointing: what the backward pass computes again instead of keeping it (Chen et al. 2016): `full`,
+            all inside each block; `selective`, all but the results of matrix products and of fused attention.
+        compile: whether each block is compiled by `torch.compile`; costs a cold start. Engines `single`, `ddp`, `fsdp2`.
+        attention: `auto` takes what is quick to train with on the device; `flash` (FlashAttention, variable lengths) and
+            `flex` (FlexAttention) need a GPU. All keep packed documents apart.
+        accelerate_config: a file as `accelerate config` writes it; it then says processes, engine and the like.
+        deepspeed_config: a DeepSpeed JSON file; it then says the ZeRO stage, offloading, and DeepSpeed's own settings.
     """
 
     processes: Positive = 1
     engine: EngineName = "single"
+    offload: Offload = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0
     hang_seconds: Count = 1800
+    activation_checkpointing: Checkpointing = "none"
+    compile: bool = False
+    attention: Attention = "auto"
+    accelerate_config: str = ""
+    deepspeed_config: str = ""
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
-        if self.engine == "single" and self.processes > 1:
+        named_elsewhere = self.accelerate_config or self.deepspeed_config
+        if self.engine == "single" and self.processes > 1 and not named_elsewhere:
             raise ValueError(
                 f"engine `single` is one process, but processes is {self.processes}: choose ddp, fsdp2 or zero3"
             )
+        if self.offload != "none" and self.engine not in OFFLOADING[self.offload] and not named_elsewhere:
+            able = " or ".join(OFFLOADING[self.offload])
+            raise ValueError(f"engine `{self.engine}` cannot offload `{self.offload}`: choose {able}")
+        if self.compile and self.engine in ZERO_ENGINES:
+            raise ValueError(f"engine `{self.engine}` cannot compile blocks: choose single, ddp or fsdp2")
         return self
 
 

@@ -4,19 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.batches import Batch
-from training.config import EngineName, TrainingConfig
+from training.blocks import require_compiled
+from training.config import ZERO_ENGINES, Resources, TrainingConfig
 from training.hardware import Precision
+from training.loss_scale import LossScale
+from training.model import plain_model
+from training.optimizers import begin_state, make_optimizers, state_of
+from training.placement import require_possible
 from training.processes import Processes
 from training.scoring import Scorer
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state per weight, in torch's names
-KEPT = ("weight", *MOMENTS)
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # fp8: outside its own layers
+SCALE = "loss_scale"  # the name under which a checkpoint holds the loss scale, with the fields of `LossScale` as parts
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Piece:
     engine and of the number of processes.
 
     Attributes:
-        name: the parameter's name in the `Scorer`.
-        part: `weight`, `exp_avg` or `exp_avg_sq`.
+        name: the parameter's name in the `Scorer`; `loss_scale` for fp16's.
+        part: `weight`, or a state tensor's name in its optimizer (`optimizers.state_of`).
         start: the range's first element in the flattened full tensor.
         values: (length,) the elements.
     """
@@ -49,15 +53,21 @@ class Engine(ABC):
     Attributes:
         processes: who computes.
         precision: what matrix products are computed in; the caller has settled `auto` (`stage.settle_precision`).
+        resources: how it is placed.
         scorer: the model as it is trained.
         trained: its trained parameters by name, as the engine left them (shards, for a sharded engine).
+        loss_scale: fp16's; None in any other precision.
     """
 
-    def __init__(self, scorer: Scorer, config: TrainingConfig, processes: Processes) -> None:
+    def __init__(
+        self, scorer: Scorer, config: TrainingConfig, processes: Processes, resources: Resources | None = None
+    ) -> None:
         self.config, self.processes, self.scorer = config, processes, scorer
+        self.resources = resources or Resources()
         assert config.precision != "auto"
         self.precision: Precision = config.precision
         self.trained: dict[str, nn.Parameter] = {}
+        self.loss_scale = LossScale() if self.precision == "fp16" else None
 
     @abstractmethod
     def score(self, batch: Batch) -> Tensor:
@@ -76,7 +86,12 @@ class Engine(ABC):
 
     @abstractmethod
     def clip(self) -> Tensor:
-        """Clips the gradients. Returns their global norm before that, (), the same on all processes."""
+        """Clips the gradients.
+
+        Returns:
+            Their global norm before that, (), the same on all processes; 0 where fp16 overflowed, so that `apply` will only
+            forget them.
+        """
 
     @abstractmethod
     def apply(self, learning_rate: float) -> None:
@@ -95,7 +110,7 @@ class Engine(ABC):
         """Puts saved state back. After it, the next step computes what it would have computed without the interruption.
 
         Args:
-            updates: how often the optimizer had changed the weights; it corrects its moments' bias by that number.
+            updates: how often `apply` had been called; optimizers correct their moments' bias by that number.
         """
 
     @abstractmethod
@@ -103,31 +118,47 @@ class Engine(ABC):
         """Gathers the trained weights, fp32 on the CPU, on rank 0; the others get {}. All processes must call it."""
 
     def mixed_precision(self) -> AbstractContextManager[None]:
-        """Matrix products in bf16 over fp32 weights, where the run asks for it."""
+        """Matrix products in bf16 or fp16 over fp32 weights, where the run asks for it."""
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.processes.device.type, torch.bfloat16)
+        return torch.autocast(self.processes.device.type, AUTOCAST[self.precision])
 
-    def make_optimizer(self) -> torch.optim.AdamW:
-        """Returns AdamW (Loshchilov & Hutter 2019) over the trained parameters: matrices decay, vectors do not."""
-        matrices = [p for p in self.trained.values() if p.ndim > 1]
-        vectors = [p for p in self.trained.values() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=self.config.betas, fused=True)
+    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Returns the optimizers of the trained parameters."""
+        causal = plain_model(self.scorer.model)
+        tables = [module for module in causal.modules() if isinstance(module, nn.Embedding)]
+        by_token = frozenset(id(p) for module in (*tables, causal.get_output_embeddings()) for p in module.parameters())
+        return make_optimizers(self.trained, by_token, self.config)
+
+    def scale_figures(self) -> dict[str, float]:
+        """Returns what the history tells of fp16: the loss scale, and how many updates overflowed and were skipped."""
+        return {"loss_scale": self.loss_scale.scale, "skipped_updates": self.loss_scale.skipped} if self.loss_scale else {}
+
+    def scale_pieces(self) -> Iterator[Piece]:
+        """Yields the loss scale, from the first process."""
+        if self.loss_scale and self.processes.is_first:
+            for field, value in vars(self.loss_scale).items():
+                yield Piece(SCALE, field, 0, torch.tensor([value], dtype=torch.float64))
+
+    def restore_scale(self, read: ReadRange, updates: int) -> int:
+        """Puts the loss scale back. Returns how many of the updates were really made, and not skipped."""
+        if self.loss_scale is None:
+            return updates
+        saved = {field: read(SCALE, field, 0, 1).item() for field in vars(self.loss_scale)}
+        self.loss_scale = LossScale(saved["scale"], int(saved["quiet"]), int(saved["skipped"]))
+        return updates - self.loss_scale.skipped
 
 
 class SingleEngine(Engine):
     """One process holds everything."""
 
-    def __init__(self, scorer: Scorer, config: TrainingConfig, processes: Processes) -> None:
-        super().__init__(scorer.to(processes.device), config, processes)
+    def __init__(
+        self, scorer: Scorer, config: TrainingConfig, processes: Processes, resources: Resources | None = None
+    ) -> None:
+        super().__init__(scorer.to(processes.device), config, processes, resources)
         self.forward: nn.Module = self.place()
         self.trained = {name: p for name, p in self.scorer.named_parameters() if p.requires_grad}
-        self.optimizer = self.make_optimizer()
+        self.optimizers = self.make_optimizers()
 
     def place(self) -> nn.Module:
         """Returns the module to call: the scorer, or what wraps it."""
@@ -142,42 +173,58 @@ class SingleEngine(Engine):
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
         with self.mixed_precision():
             scores = self.forward(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+        if self.resources.compile:
+            require_compiled()
         loss = loss_of(scores)
-        (loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # engines average over processes
+        scale = self.loss_scale.scale if self.loss_scale else 1.0
+        (loss * (self.processes.world * scale)).backward()  # type: ignore[no-untyped-call]  # engines average over processes
         return loss.detach()
 
     def clip(self) -> Tensor:
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        if self.loss_scale:
+            torch._foreach_mul_(gradients, 1 / self.loss_scale.scale)
         norm = torch.nn.utils.get_total_norm(gradients)
+        whole = self.whole_norm(norm)
+        if self.loss_scale and not self.loss_scale.accept(whole):
+            self.forget()
+            return torch.zeros_like(whole)
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.trained.values(), self.config.max_grad_norm, norm)
-        return norm
+        return whole
 
     def apply(self, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+        self.forget()
 
     def forget(self) -> None:
-        self.optimizer.zero_grad()
+        for parameter in self.trained.values():
+            parameter.grad = None
+
+    def whole_norm(self, norm: Tensor) -> Tensor:
+        """Returns the norm over all processes, from what `get_total_norm` gives."""
+        return norm
 
     def pieces(self) -> Iterator[Piece]:
         for name, parameter in self.trained.items():
-            state = self.optimizer.state.get(parameter, {})
-            for part, tensor in [("weight", parameter), *((moment, state[moment]) for moment in MOMENTS if state)]:
+            for part, tensor in {"weight": parameter, **state_of(self.optimizers, parameter)}.items():
                 start, values = self.local_range(tensor.detach())
                 yield Piece(name, part, start, values)
+        yield from self.scale_pieces()
 
     def restore(self, read: ReadRange, updates: int) -> None:
+        updates = self.restore_scale(read, updates)
+        for optimizer in self.optimizers:
+            optimizer.state.clear()  # a run that goes back may go back to before the first update
         for name, parameter in self.trained.items():
-            state: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS if updates}
-            for part, tensor in {"weight": parameter.detach(), **state}.items():
-                start, values = self.local_range(tensor)
-                values.copy_(read(name, part, start, start + values.numel()))
             if updates:
-                state["step"] = torch.tensor(float(updates), device=self.processes.device)
-                self.optimizer.state[parameter] = state
+                begin_state(self.optimizers, parameter, updates)
+            for part, tensor in {"weight": parameter, **state_of(self.optimizers, parameter)}.items():
+                start, values = self.local_range(tensor.detach())
+                values.copy_(read(name, part, start, start + values.numel()))
 
     def local_range(self, tensor: Tensor) -> tuple[int, Tensor]:
         """Returns where this process's part of a state tensor starts, and a flat view of that part."""
@@ -205,14 +252,19 @@ class DdpEngine(SingleEngine):
         return super().pieces() if self.processes.is_first else iter(())  # the others hold the same
 
 
-def make_engine(name: EngineName, scorer: Scorer, config: TrainingConfig, processes: Processes) -> Engine:
-    """Returns the engine of that name with the model placed; it is asserted that the placement really happened."""
-    if name == "fsdp2":
+def make_engine(resources: Resources, scorer: Scorer, config: TrainingConfig, processes: Processes) -> Engine:
+    """Returns the engine that is asked for, with the model placed; it is asserted that the placement really happened.
+
+    Raises:
+        BadInput: it cannot be.
+    """
+    require_possible(resources, config)
+    if resources.engine == "fsdp2":
         from training.sharded import Fsdp2Engine
 
-        return Fsdp2Engine(scorer, config, processes)
-    if name == "zero3":
-        from training.zero3 import Zero3Engine
+        return Fsdp2Engine(scorer, config, processes, resources)
+    if resources.engine in ZERO_ENGINES:
+        from training.zero import ZeroEngine
 
-        return Zero3Engine(scorer, config, processes)
-    return (DdpEngine if name == "ddp" else SingleEngine)(scorer, config, processes)
+        return ZeroEngine(scorer, config, processes, resources)
+    return (DdpEngine if resources.engine == "ddp" else SingleEngine)(scorer, config, processes, resources)

@@ -12,11 +12,11 @@ PROCESS_BYTES = 650_000_000
 START_SECONDS = 6.0  # imports, model, tokenizer, first validation of a small model
 # Useful arithmetic per second in whole training steps: measured with 6 M parameters on AVX-512 BF16 cores, per thread;
 # for GPUs 40 % of an A100's bf16 peak (312 TFLOP/s), as well-run training reaches (Chowdhery et al. 2022, table 3).
-CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp32": 60e9}
-GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp32": 10e12}
+CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 60e9}
+GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12, "fp8": 125e12}
 # Bytes kept for the backward pass per token and layer, as (per hidden unit, per intermediate unit): counted with
 # `torch.autograd.graph.saved_tensors_hooks` on transformers' Llama.
-ACTIVATION_BYTES: dict[Precision, tuple[int, int]] = {"bf16": (34, 8), "fp32": (40, 16)}
+ACTIVATION_BYTES: dict[Precision, tuple[int, int]] = {"bf16": (34, 8), "fp16": (34, 8), "fp32": (40, 16), "fp8": (34, 8)}
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,21 @@ def estimate(
     total, trained = count(model, training, vocabulary)
     auto: Precision = "bf16" if gpu else quickest_precision("cpu")
     precision = auto if training.precision == "auto" else training.precision
-    bf16 = precision == "bf16"
+    half = precision != "fp32"
     tokens = training.rows_per_step * seq_len
     shards = resources.processes if resources.engine in ("fsdp2", "zero3") else 1
-    state = (4 * total + 12 * trained + (2 * total if bf16 else 0)) // shards
+    state = (4 * total + 12 * trained + (2 * total if half else 0)) // shards
     per_hidden, per_intermediate = ACTIVATION_BYTES[precision]
     per_layer = per_hidden * model.hidden_size + per_intermediate * model.intermediate_size
     kept = model.num_layers * per_layer
-    if training.gradient_checkpointing:
+    if resources.activation_checkpointing == "full":
         kept = 4 * model.num_layers * model.hidden_size + per_layer
     micro_batch = tokens // (resources.processes * training.accumulation)
-    logits = 2 * (2 if bf16 else 4) * vocabulary  # the logits and their gradient
+    logits = 2 * (2 if half else 4) * vocabulary  # the logits and their gradient
     memory = PROCESS_BYTES + state + micro_batch * (kept + logits)
 
     products = total - (0 if model.tie_embeddings else vocabulary * model.hidden_size)
-    passes = (4 if training.lora_rank else 6) + (2 if training.gradient_checkpointing else 0)
+    passes = (4 if training.lora_rank else 6) + (2 if resources.activation_checkpointing == "full" else 0)
     attention = 12 * model.num_layers * model.hidden_size * seq_len
     flops = training.steps * tokens * (passes * products + attention)
     rate = GPU_FLOPS[precision] if gpu else CPU_FLOPS[precision] * threads

@@ -172,6 +172,7 @@ class Loop:
                 "learning_rate": unread[-1].rate,
                 "grad_norm": norms[-1],
                 "grad_norm_max": max(norms),
+                **self.engine.scale_figures(),
             }
             self.telemetry.log_steps(self.progress, sum(figures.tokens for figures in unread), row)
 

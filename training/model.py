@@ -86,8 +86,6 @@ def build_model(
         raise BadInput(
             base or "job.yaml", "max_positions", f"is {limit}, but the packed rows have {seq_len} tokens", "raise it"
         )
-    if training.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
     return with_adapters(model, training) if training.lora_rank else model
 
 
@@ -116,15 +114,6 @@ def with_adapters(model: "PreTrainedModel", training: TrainingConfig) -> "PreTra
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft uses transformers' old name
         return get_peft_model(model, adapters)
-
-
-def choose_attention(device: torch.device, config: TrainingConfig, seq_len: int) -> str:
-    """Returns transformers' name of the attention that is fastest to train with; both give the same numbers.
-
-    On CPUs torch's fused kernel does not use bf16 matrix instructions: plain matrix products take half its time at 256
-    tokens (whole steps are 19 % faster, 5 % at 512), until their seq_len x seq_len weights outgrow the caches.
-    """
-    return "eager" if device.type == "cpu" and config.precision == "bf16" and seq_len <= 512 else "sdpa"
 
 
 def plain_model(model: "PreTrainedModel") -> "PreTrainedModel":

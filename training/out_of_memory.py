@@ -21,8 +21,8 @@ def out_of_memory(error: BaseException, training: TrainingConfig, resources: Res
     fixes = []
     if rows > 1:
         fixes.append(f"`accumulation: {training.accumulation * 2}` (a process holds {rows} rows at a time; same result)")
-    if not training.gradient_checkpointing:
-        fixes.append("`gradient_checkpointing: true` (slower by a third; same result)")
+    if resources.activation_checkpointing != "full":
+        fixes.append("`activation_checkpointing: full` under `resources:` (slower by a third; same result)")
     if resources.engine in ("single", "ddp"):
         fixes.append("`engine: fsdp2` with more `processes` (weights and optimizer state are divided)")
     if not training.lora_rank and training.objective != "pretrain":

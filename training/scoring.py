@@ -42,6 +42,8 @@ class Scorer(nn.Module):
             (targets,) natural log-probabilities, fp32; in training mode regularised.
         """
         causal = plain_model(self.model)
+        if causal.config._attn_implementation.startswith("flash"):  # keeps documents apart in one long row only
+            input_ids, position_ids = input_ids.view(1, -1), position_ids.view(1, -1)
         decoder = getattr(causal, causal.base_model_prefix)
         hidden = decoder(
             input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False

@@ -1,15 +1,16 @@
 """FSDP2: weights, gradients and optimizer state divided over the processes (Zhao et al. 2023, PyTorch FSDP)."""
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lineage.errors import GoldpathError
-from training.engine import SingleEngine
+from training.engine import AUTOCAST, SingleEngine
 from training.model import plain_model
 
 
@@ -20,21 +21,29 @@ class Fsdp2Engine(SingleEngine):
     """
 
     def place(self) -> nn.Module:
-        device, policy = self.processes.device, MixedPrecisionPolicy()
-        if self.precision == "bf16":
-            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        mesh = init_device_mesh(device.type, (self.processes.world,))
+        device, offload = self.processes.device, self.resources.offload == "all"
+        precision = MixedPrecisionPolicy()
+        if self.precision != "fp32":
+            precision = MixedPrecisionPolicy(param_dtype=AUTOCAST[self.precision], reduce_dtype=torch.float32)
+        policy: dict[str, Any] = {
+            "mesh": init_device_mesh(device.type, (self.processes.world,)),
+            "mp_policy": precision,
+            "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
+        }
         causal = plain_model(self.scorer.model)
         for block in getattr(causal, causal.base_model_prefix).layers:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(self.scorer, mesh=mesh, mp_policy=policy)
+            fully_shard(block, **policy)
+        fully_shard(self.scorer, **policy)
         unsharded = [name for name, p in self.scorer.named_parameters() if not isinstance(p, DTensor)]
         if unsharded:
             raise GoldpathError(f"FSDP2 left {len(unsharded)} parameters unsharded, the first is {unsharded[0]}")
+        if offload and not (
+            set(_offloaded(self.scorer)) == {True} and {p.device.type for p in self.scorer.parameters()} == {"cpu"}
+        ):
+            raise GoldpathError("FSDP2 was asked to keep weights and state on the CPU, but did not")
         return self.scorer
 
-    def clip(self) -> Tensor:
-        norm = super().clip()
+    def whole_norm(self, norm: Tensor) -> Tensor:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def local_range(self, tensor: Tensor) -> tuple[int, Tensor]:
@@ -51,3 +60,11 @@ class Fsdp2Engine(SingleEngine):
             if self.processes.is_first:
                 gathered[name] = full.cpu()
         return gathered
+
+
+def _offloaded(module: nn.Module) -> Iterator[bool]:
+    """Yields, for each of FSDP2's groups of parameters, whether it computes with them away from where it keeps them."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            for group in cast(Any, part)._get_fsdp_state()._fsdp_param_groups:
+                yield all(parameter.offload_to_cpu for parameter in group.fsdp_params)

@@ -10,6 +10,7 @@ from lineage.errors import BadInput
 from lineage.job import Job
 from lineage.record import RECORD, Metric, read_record
 from training.batches import PackedRows, rows_of_step
+from training.blocks import place_blocks
 from training.card import model_card
 from training.checkpoint import Checkpoints
 from training.config import Resources, TrainingConfig, TrainingJob
@@ -18,7 +19,7 @@ from training.export import export_model, save_bundle
 from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
-from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
+from training.model import Vocabulary, build_model, count_parameters, plain_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.scoring import Regularisation, Scorer
@@ -63,8 +64,8 @@ def train_stage(
         print(f"{parameters:,} parameters, {trained:,} of them trained, {where}", file=sys.stderr)
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
-    plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
-    engine = make_engine(resources.engine, scorer, training, processes)
+    place_blocks(plain_model(scorer.model), training, resources, processes.device, train.seq_len)
+    engine = make_engine(resources, scorer, training, processes)
     checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
     with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:
         objectives = _objectives(engine, train, validation, watchdog)

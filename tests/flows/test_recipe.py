@@ -94,3 +94,12 @@ def test_paths_are_relative_to_the_recipe(recipe_file):
 def test_a_numeric_version_is_text(recipe_file):
     assert load_recipe(recipe_file(version=1.5)).version == "1.5"
     assert load_recipe(recipe_file(), version="7").version == "7"
+
+
+def test_a_launchers_file_beside_the_recipe_says_how_to_execute(recipe_file, tmp_path):
+    said = {"distributed_type": "FSDP", "num_processes": 2, "use_cpu": True, "fsdp_config": {"fsdp_offload_params": True}}
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(said))
+    resources = load_recipe(recipe_file(resources={"accelerate_config": "accelerate.yaml"})).resources
+    assert (resources.processes, resources.engine, resources.offload, resources.device) == (2, "fsdp2", "all", "cpu")
+    with pytest.raises(BadInput, match=r"is `fsdp2`, but .*recipe.yaml says resources.engine `ddp`"):
+        load_recipe(recipe_file(resources={"accelerate_config": "accelerate.yaml", "engine": "ddp", "processes": 2}))

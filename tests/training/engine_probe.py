@@ -1,52 +1,72 @@
-"""Started by torchrun in `test_engines.py`: builds an engine, takes one step, and reports what this rank really holds."""
+"""Started by torchrun in the tests: several engines one after the other, in the same processes, and what each one did.
+
+Reads a JSON list of scenarios (`resources`, `training`, how many steps are `passed_over_before` and after it may `load` a
+checkpoint, then `steps`, and where to `save` one) and writes, on every rank, `<out>/<rank>.json` with a report for each.
+"""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from engine_steps import Steps
 from torch.distributed.tensor import DTensor
 
-from training.batches import PackedRows, rows_of_step, share_of
-from training.config import ModelConfig, Resources, TrainingConfig
-from training.engine import make_engine
-from training.model import Vocabulary, build_model
-from training.processes import end_at_once, join_processes, leave_processes
-from training.scoring import Scorer
+from lineage.errors import GoldpathError
+from training.config import Resources
+from training.processes import Processes, end_at_once, join_processes, leave_processes
+
+
+def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """Runs one scenario and reports on it."""
+    resources = {"processes": processes.world, "device": "cpu", **scenario["resources"]}
+    try:
+        steps = Steps(data, resources, scenario.get("training"), processes)
+    except GoldpathError as error:
+        return {"error": str(error)}
+    engine = steps.engine
+    for _ in range(scenario.get("passed_over_before", 0)):
+        steps.pass_over()
+    if "load" in scenario:
+        steps.load(Path(scenario["load"]))
+    if "scale" in scenario:
+        assert engine.loss_scale is not None
+        engine.loss_scale.scale = scenario["scale"]
+    for _ in range(scenario.get("passed_over", 0)):
+        steps.pass_over()
+    taken = steps.take(scenario["steps"])
+    held: dict[str, int] = {}
+    shares = []
+    for piece in engine.pieces():
+        held[piece.part] = held.get(piece.part, 0) + len(piece.values)
+        if steps.num_weights.get(piece.name, 0) > 1000:
+            shares.append(len(piece.values) / steps.num_weights[piece.name])
+    report = {
+        "losses": [loss for loss, _ in taken],
+        "norms": [norm for _, norm in taken],
+        "whole": sum(steps.num_weights.values()),
+        "held": held,
+        "held_bytes": steps.held_bytes(),
+        "largest_share": max(shares, default=0),
+        "resident": sum(p.numel() for p in engine.trained.values()),
+        "all_dtensors": all(isinstance(p, DTensor) for p in engine.scorer.parameters()),
+        "scale": engine.scale_figures(),
+    }
+    if "save" in scenario:
+        steps.save(Path(scenario["save"]))
+        report["next"] = [loss for loss, _ in steps.take(2)]
+    return report
 
 
 def main() -> None:
-    """Writes `<out>/<engine>-<rank>.json`."""
-    data, out, engine_name, dimensions = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-    resources = Resources.model_validate({"processes": 2, "engine": engine_name, "device": "cpu"})
-    processes = join_processes(resources, Path("probe"))
-    config = TrainingConfig(objective="pretrain", steps=1, rows_per_step=4, precision="fp32")
-    rows = PackedRows(data, "pretrain", "train")
-    model = build_model(ModelConfig(**dimensions), None, Vocabulary(data / "tokenizer"), config, rows.seq_len)
-    whole = {f"model.{name}": p.numel() for name, p in model.named_parameters()}
-    engine = make_engine(resources.engine, Scorer(model), config, processes)
-    (mine,) = share_of(rows_of_step(rows.num_rows, 4, 0, 0), processes.rank, processes.world, 1)
-    engine.learn(rows.batch(mine), lambda scores: -scores.sum() / 100, last=True)
-    norm = float(engine.clip())
-    engine.apply(1e-3)
-    held: dict[str, int] = {}
-    for piece in engine.pieces():
-        held[piece.part] = held.get(piece.part, 0) + len(piece.values)
-    report = {
-        "norm": norm,
-        "whole": sum(whole.values()),
-        "held": held,
-        "all_dtensors": all(isinstance(p, DTensor) for p in engine.scorer.parameters()),
-        "largest_tensor_share": max(
-            len(piece.values) / whole[piece.name] for piece in engine.pieces() if whole[piece.name] > 1000
-        )
-        if held
-        else 0,
-        "zero_stage": engine.engine.zero_optimization_stage() if hasattr(engine, "engine") else None,
-        "resident_elements": sum(p.numel() for p in engine.trained.values()),
-    }
-    (out / f"{engine_name}-{processes.rank}.json").write_text(json.dumps(report))
+    """Runs all scenarios."""
+    data, out, scenarios = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    processes = join_processes(Resources(processes=2, engine="ddp", device="cpu"), Path("probe"))
+    reports = {scenario["name"]: probe(data, scenario, processes) for scenario in scenarios}
+    (out / f"{processes.rank}.json").write_text(json.dumps(reports))
     leave_processes()
     end_at_once(0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from lineage.errors import BadInput, Tampered
 from lineage.section import parse
 from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
 from training.model import Vocabulary, build_model
+from training.placement import require_possible
 from training.processes import Processes, join_processes
 from training.stage import check_division
 
@@ -62,6 +63,37 @@ def test_dimensions_that_do_not_divide() -> None:
 def test_single_engine_with_many_processes() -> None:
     with pytest.raises(BadInput, match="choose ddp, fsdp2 or zero3"):
         parse(Resources, {"processes": 2}, "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"engine": "single", "offload": "optimizer"}, "cannot offload `optimizer`: choose zero1 or zero2 or zero3"),
+        ({"engine": "fsdp2", "offload": "optimizer"}, "cannot offload `optimizer`: choose zero1"),
+        ({"engine": "zero2", "offload": "all"}, "cannot offload `all`: choose fsdp2 or zero3"),
+        ({"engine": "zero3", "compile": True}, "cannot compile blocks: choose single, ddp or fsdp2"),
+        ({"engine": "zero4"}, "Input should be 'single', 'ddp', 'fsdp2', 'zero1', 'zero2' or 'zero3'"),
+    ],
+)
+def test_what_an_engine_cannot_do(asked: dict[str, object], problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        parse(Resources, asked, "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("engine", "optimizer", "library"), [("zero1", "adamw", "deepspeed"), ("single", "adamw_8bit", "bitsandbytes")]
+)
+def test_a_library_that_is_not_installed(
+    engine: str, optimizer: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.placement.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=rf"needs {library}, which is not installed\. Fix: install it, or choose"):
+        require_possible(Resources.model_validate({"engine": engine}), training(optimizer=optimizer))
+
+
+def test_sharded_engines_do_not_take_eight_bit_state() -> None:
+    with pytest.raises(BadInput, match="blocks of whole weights, and engine `fsdp2` divides them"):
+        require_possible(Resources(engine="fsdp2"), training(optimizer="adamw_8bit"))
 
 
 def test_an_absent_gpu_is_an_error_and_not_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,9 @@ def test_estimate_follows_from_what_is_asked(tmp_path: Path) -> None:
         return result.memory_bytes, result.seconds
 
     memory, seconds = of()
-    assert of(gradient_checkpointing=True)[0] < memory / 2
-    assert of(gradient_checkpointing=True)[1] > seconds
+    recomputing = of(Resources(activation_checkpointing="full"))
+    assert recomputing[0] < memory / 2
+    assert recomputing[1] > seconds
     assert of(accumulation=8)[0] < memory / 2
     assert of(accumulation=8)[1] == seconds
     sharded = of(Resources(processes=4, engine="fsdp2"))

@@ -66,26 +66,6 @@ def test_accumulation_changes_no_loss_on_pairs(loss: str, take_step: Callable[..
     assert difference(weights, whole) < 1e-4
 
 
-def test_gradient_checkpointing_changes_nothing(take_step: Callable[..., Any]) -> None:
-    norm, weights = take_step(gradient_checkpointing=True)
-    plain_norm, plain = take_step()
-    assert norm == pytest.approx(plain_norm, rel=1e-6)
-    assert difference(weights, plain) < 1e-6
-
-
-def test_gradient_checkpointing_keeps_fewer_activations(packed_data: Path, packed_rows: Callable[..., PackedRows]) -> None:
-    def kept_bytes(checkpointing: bool) -> int:
-        config = TrainingConfig(objective="sft", steps=1, gradient_checkpointing=checkpointing)
-        vocabulary = Vocabulary(packed_data / "tokenizer")
-        scorer = Scorer(build_model(ModelConfig(**TINY_MODEL), None, vocabulary, config, 48)).train()
-        batch, sizes = packed_rows("sft").batch(range(4)), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
-            scorer(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
-        return sum(sizes)
-
-    assert kept_bytes(True) < kept_bytes(False) / 3
-
-
 def test_clipping_limits_the_update_and_reports_the_norm_before(take_step: Callable[..., Any]) -> None:
     norm, _ = take_step(max_grad_norm=0)
     clipped_norm, clipped = take_step(max_grad_norm=norm / 10)
