@@ -52,9 +52,9 @@ def test_pairs_are_counted_by_document(packed_rows: Callable[..., PackedRows]) -
     data = packed_rows("dpo")
     batch = data.batch([0, 1])
     assert data.segments_per_row % 2 == 0
-    assert set((batch.segments // 2).tolist()) == set(batch.pairs.tolist())
-    assert data.terms(batch) == len(batch.pairs)
-    assert batch.pairs.max() >= data.segments_per_row // 2  # pairs of the second row are numbered after the first's
+    assert set((batch.segments // 2).tolist()) == set(batch.examples.tolist())
+    assert data.terms(batch) == len(batch.examples)
+    assert batch.examples.max() >= data.segments_per_row // 2  # pairs of the second row are numbered after the first's
 
 
 def write(folder: Path, **changes: torch.Tensor) -> Path:
