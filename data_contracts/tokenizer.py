@@ -106,7 +106,7 @@ def load_tokenizer(
     Args:
         chat_template: a file that replaces the folder's own template.
         needs_chat: whether conversations are packed, so that the template must mark what the assistant wrote.
-        needs_tools: whether some of them offer tools, so that the template must write those.
+        needs_tools: whether some of them offer or call tools, so that the template must write both.
 
     Raises:
         BadInput: naming what the tokenizer lacks.
@@ -155,8 +155,14 @@ def _check_template(tokenizer: "PreTrainedTokenizerFast", where: Path, needs_too
         raise BadInput(where, field, f"marks {marked} of a conversation, which is not what the assistant says", fix)
     if not any(token in marked[-1] for token in (tokenizer.eos_token, *tokenizer.get_added_vocab())):
         print(f"data: {where} marks no end token, so models will not learn when to stop: {fix}", file=sys.stderr)
-    if needs_tools and "tools" not in tokenizer.get_chat_template(tools=[{}]):
-        raise BadInput(where, field, "never writes `tools`, which some rows offer", "give a template that writes them")
+    unwritten = [name for name in ("tools", "tool_calls") if name not in tokenizer.get_chat_template(tools=[{}])]
+    if needs_tools and unwritten:
+        raise BadInput(
+            where,
+            field,
+            f"never writes `{unwritten[0]}`, which some rows have",
+            "name one that does as `data.chat_template`",
+        )
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:

@@ -66,7 +66,7 @@ class PackedRows:
         path: the safetensors file.
         num_rows, seq_len: the shape of its tensors.
         judged: whether it says of each document if it is a good answer.
-        segments_per_row: one more than the highest segment id, rounded up to whole pairs.
+        segments_per_row: more than the highest segment id, in whole pairs.
 
     Raises:
         BadInput: the file is missing, is not what the data stage writes, holds another kind of rows, or no row.
@@ -98,7 +98,10 @@ class PackedRows:
         self.judged = "desirable" in self._by_segment
         # Documents that share a loss term: the two answers of a pair.
         self._per_example = {"dpo": 2, "kto": 1}.get(objective, 0)
-        highest = int(self._tensors["segment_ids"].max()) if self._per_example else self.seq_len - 1
+        whole_file = bool(self._per_example or self._by_segment)  # for documents to pretrain on, that would read too much
+        highest = int(self._tensors["segment_ids"].max()) if whole_file else self.seq_len - 1
+        if any(len(table) != self.num_rows or table.shape[-1] <= highest for table in self._by_segment.values()):
+            raise BadInput(self.path, "", "does not hold a weight or judgement for every document", "pack it again")
         self.segments_per_row = (highest + 2) // 2 * 2
 
     def batch(self, rows: Sequence[int]) -> Batch:

@@ -1,4 +1,4 @@
-"""The loop: one page for pretraining, SFT and DPO, on one process or many."""
+"""The loop: one page for pretraining, SFT, DPO and KTO, on one process or many."""
 
 import signal
 from dataclasses import dataclass, field

@@ -72,6 +72,8 @@ def write(folder: Path, **changes: torch.Tensor) -> Path:
     [
         ({"labels": torch.zeros(2, SEQ_LEN, dtype=torch.int64)}, "does not hold int32"),
         ({"labels": torch.zeros(1, SEQ_LEN, dtype=torch.int32)}, "does not hold int32"),
+        ({"weights": torch.zeros(1, 1)}, "does not hold a weight or judgement for every document"),
+        ({"weights": torch.zeros(2, 0)}, "does not hold a weight or judgement for every document"),
     ],
 )
 def test_wrong_tensors_are_refused(tmp_path: Path, changes: dict[str, torch.Tensor], problem: str) -> None:
