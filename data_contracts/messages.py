@@ -76,13 +76,16 @@ class Message(Sparse):
         return "call" if self.tool_calls else self.role
 
     def texts(self) -> Iterator[str]:
-        """Yields the texts of the turn: what is said, and every text among the arguments of its calls."""
+        """Yields the texts of the turn: what is said, and all that its calls are made of."""
         yield self.content
+        if self.name:
+            yield self.name
         for call in self.tool_calls or []:
+            yield call.function.name
             yield from texts_in(call.function.arguments)
 
     def rewrite(self, change: Change) -> Self:
-        """The turn with every text changed."""
+        """The turn with every text changed, but for the names of tools."""
         changed: dict[str, Any] = {"content": change(self.content)}
         if self.tool_calls:
             changed["tool_calls"] = [_rewrite_call(call, change) for call in self.tool_calls]
@@ -122,18 +125,19 @@ def as_messages(turns: str | list[Message], role: Role) -> list[Message]:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Yields every text in a value: a text, turns, or JSON."""
+    """Yields every text in a value: a text, turns, or JSON with its keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Message):
         yield from value.texts()
     elif isinstance(value, (list, dict)):
+        yield from value if isinstance(value, dict) else ()
         for part in value.values() if isinstance(value, dict) else value:
             yield from texts_in(part)
 
 
 def rewrite_in(value: Any, change: Change) -> Any:
-    """Returns a value with every text in it changed.
+    """Returns a value with every text in it changed, but for the keys of JSON.
 
     The white space around a text stays: where a plain prompt and its completion meet, it is part of what is learnt.
     """

@@ -122,7 +122,7 @@ class TrainingConfig(Section):
             (D'Oosterlinck et al. 2024).
         kto_beta: how strongly KTO is tied to the reference model.
         kto_desirable_weight, kto_undesirable_weight: how much good and bad answers count (lambda). With n good answers for
-            each bad one, KTO's authors choose them so that n times their quotient lies between 1 and 4/3.
+            each bad one, KTO's authors choose them so that n times their quotient lies between 1 and 4/3 (equation 8).
     """
 
     objective: ObjectiveName

@@ -13,7 +13,7 @@ def answer_losses(ratios: Tensor, desirable: Tensor, zero_point: float, config: 
     """Returns the loss of each answer, (answers,).
 
     It is lambda (1 - sigmoid(+- beta (r - z))), with + and - for good and bad answers and the lambda of either (Ethayarajh
-    et al. 2024, KTO, equations 7 and 8). With z = 0 it is APO-zero for single answers (D'Oosterlinck et al. 2024).
+    et al. 2024, KTO, equation 7). With z = 0 it is APO-zero for single answers (D'Oosterlinck et al. 2024).
 
     Args:
         ratios: (answers,) r: how much likelier the policy finds each answer than the reference does, in nats.
