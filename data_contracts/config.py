@@ -6,8 +6,10 @@ from pydantic import Field, model_validator
 
 from lineage.section import Section
 
-RowKind = Literal["pretrain", "sft", "preference"]
-KINDS: tuple[RowKind, ...] = ("pretrain", "sft", "preference")
+RowKind = Literal["pretrain", "sft", "preference", "unpaired"]
+KINDS: tuple[RowKind, ...] = ("pretrain", "sft", "preference", "unpaired")
+OnTooLong = Literal["drop", "truncate", "stop"]
+LearntAnswers = Literal["all", "last"]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -32,7 +34,7 @@ class Source(Section):
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
         if self.kind == "jsonl" and not (self.path and self.rows):
-            raise ValueError("a jsonl source needs `path` and `rows` (pretrain, sft, preference or golden)")
+            raise ValueError("a jsonl source needs `path` and `rows` (pretrain, sft, preference, unpaired or golden)")
         if self.kind == "stdlib" and (self.path or self.rows or self.golden_set):
             raise ValueError("a stdlib source takes no `path`, `rows` or `golden_set`")
         if self.golden_set and self.rows != "golden":
@@ -62,6 +64,10 @@ class DataConfig(Section):
         tokenizer: a folder with a tokenizer to use instead; a base model's tokenizer takes precedence.
         chat_template: a Jinja file that replaces that tokenizer's chat template, for one without `{% generation %}` marks.
         seq_len: tokens in a packed row.
+        on_too_long: what a row with answers does that has more tokens than a packed row: `drop` takes it out and counts it,
+            `truncate` cuts its end off (and takes it out where nothing of an answer would be left), `stop` is an error. A
+            document is always divided: no part of it is an answer that would end in the middle.
+        learnt_answers: which of a conversation's answers are learnt: `all`, or the `last`; the others are then only read.
         num_facts: names that a stdlib source asks about. This and the five below shape a stdlib source only.
         num_closed_book: how many of those names the closed-book golden set asks about.
         document_bytes: bytes of documents (UTF-8).
@@ -86,6 +92,8 @@ class DataConfig(Section):
     tokenizer: str = ""
     chat_template: str = ""
     seq_len: Annotated[int, Field(ge=8)] = 512
+    on_too_long: OnTooLong = "drop"
+    learnt_answers: LearntAnswers = "all"
     num_facts: Positive = 400
     num_closed_book: Positive = 250
     document_bytes: Positive = 2_000_000

@@ -15,7 +15,7 @@ from pathlib import Path
 from data_contracts.config import KINDS
 from data_contracts.jsonl import read_jsonl, write_jsonl
 from data_contracts.quarantine import Reason
-from data_contracts.rows import ROW_MODELS, GoldenItem, Row, golden_text
+from data_contracts.rows import GoldenItem, Row, golden_text, row_model
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import sha256_file, write_json
 
@@ -101,7 +101,7 @@ def write_proof(out: Path, sets: Mapping[str, Sequence[GoldenItem]]) -> None:
     rows_checked, found = {}, []
     for kind in KINDS:
         for part in ("train", "validation"):
-            rows = [ROW_MODELS[kind].model_validate(row) for row in read_jsonl(out / "rows" / kind / f"{part}.jsonl")]
+            rows = [row_model(kind, row).model_validate(row) for row in read_jsonl(out / "rows" / kind / f"{part}.jsonl")]
             rows_checked[f"{kind}/{part}"] = len(rows)
             found += [(rows[position].id, reason) for position, reason in find_contaminated(rows, golden).items()]
     if found:

@@ -26,7 +26,7 @@ def find_exact(rows: Sequence[Row]) -> dict[int, Reason]:
     first: dict[bytes, str] = {}
     found = {}
     for position, row in enumerate(rows):
-        content = row.model_dump(mode="json", exclude={"id", "source", "tags"})
+        content = row.model_dump(mode="json", exclude={"id", "source", "tags", "weight"})
         key = hashlib.sha256(canonical_json(content).encode()).digest()
         if key in first:
             found[position] = Reason("exact", f"same content as {first[key]}")

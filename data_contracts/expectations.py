@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.config import DataConfig, RowKind
+from data_contracts.messages import Message, as_messages, tool_name
 from data_contracts.quarantine import Reason
-from data_contracts.rows import Conversation, Document, Message, Preference, Row
+from data_contracts.rows import Completion, Conversation, Document, Example, Judged, Preference, Row
 from lineage.errors import GoldpathError
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"  # what a decoder leaves where bytes were no text
 MIN_DISTINCT_WORDS = 0.05  # distinct words over all words of a document; below, it is one phrase over and over
-ROLES = r"^(?:system )?(?:user assistant )+$"
-PROMPT_ROLES = r"^(?:system )?(?:user assistant )*user $"
+# Turns as words: a `call` is an assistant's turn that calls tools, and `|` stands between a prompt and its completion.
+CALLS = r"(?:call (?:tool )+)*"
+PROMPT = rf"(?:system )?(?:user {CALLS}assistant )*user {CALLS}"
+ROLES = rf"^{PROMPT}(?:\| )?{CALLS}(?:assistant|call) $"
 
 
 @dataclass(frozen=True)
@@ -93,36 +96,42 @@ def _describe_document(row: Row, control_tokens: Sequence[str]) -> dict[str, Any
     }
 
 
-def _describe_conversation(row: Row, control_tokens: Sequence[str]) -> dict[str, Any]:
-    assert isinstance(row, Conversation)
-    answers = [message.content for message in row.messages if message.role == "assistant"]
-    return {
-        "id": row.id,
-        "roles": _roles(row.messages),
-        "shortest_turn": min(len(message.content.strip()) for message in row.messages),
-        "longest_answer": max((len(answer) for answer in answers), default=0),
-        "undecodable": sum(text.count(REPLACEMENT) for text in row.texts()),
-        "control_tokens": _count(row.texts(), control_tokens),
-    }
+def _describe_example(row: Row, control_tokens: Sequence[str]) -> dict[str, Any]:
+    """Describes a row of one answer or many: a conversation, a completion, or a judged answer."""
+    assert isinstance(row, (Conversation, Completion, Judged))
+    if isinstance(row, Conversation):
+        return _describe_turns(row, control_tokens, row.messages) | {"roles": _roles(row.messages)}
+    prompt, completion = as_messages(row.prompt, "user"), as_messages(row.completion, "assistant")
+    roles = f"{_roles(prompt)}| {_roles(completion)}"
+    return _describe_turns(row, control_tokens, [*prompt, *completion]) | {"roles": roles}
 
 
 def _describe_preference(row: Row, control_tokens: Sequence[str]) -> dict[str, Any]:
     assert isinstance(row, Preference)
-    answers = [row.chosen[0], row.rejected[0]]
+    prompt = as_messages(row.prompt, "user")
+    chosen, rejected = (as_messages(answer, "assistant")[0] for answer in (row.chosen, row.rejected))
+    return _describe_turns(row, control_tokens, [*prompt, chosen, rejected]) | {
+        "roles": _roles(prompt),
+        "answer_roles": _roles([chosen, rejected]),
+        "same_answer": int(row.chosen == row.rejected),
+    }
+
+
+def _describe_turns(row: Example, control_tokens: Sequence[str], turns: Sequence[Message]) -> dict[str, Any]:
+    offered = {tool_name(tool) for tool in row.tools or []}
+    called = [call.function.name for turn in turns for call in turn.tool_calls or []]
     return {
         "id": row.id,
-        "roles": _roles(row.prompt),
-        "answer_roles": _roles(answers),
-        "same_answer": int(row.chosen[0].content == row.rejected[0].content),
-        "shortest_turn": min(len(message.content.strip()) for message in (*row.prompt, *answers)),
-        "longest_answer": max(len(answer.content) for answer in answers),
+        "shortest_turn": min(len(turn.content.strip()) + len(turn.tool_calls or []) for turn in turns),
+        "longest_answer": max((len(turn.content) for turn in turns if turn.role == "assistant"), default=0),
         "undecodable": sum(text.count(REPLACEMENT) for text in row.texts()),
         "control_tokens": _count(row.texts(), control_tokens),
+        "unknown_tools": sum(name not in offered for name in called) if offered else 0,
     }
 
 
 def _roles(messages: Sequence[Message]) -> str:
-    return "".join(f"{message.role} " for message in messages)
+    return "".join(f"{message.turn} " for message in messages)
 
 
 def _count(texts: Sequence[str], tokens: Sequence[str]) -> int:
@@ -141,19 +150,17 @@ def _document_suite(config: DataConfig) -> list["Expectation"]:
     ]
 
 
-def _conversation_suite(config: DataConfig) -> list["Expectation"]:
-    return [
-        _unique("id"),
-        _matches("roles", ROLES, "roles", "turns must be user, assistant, …, with a system message first or not at all"),
-        *_message_rules(config),
-    ]
+def _example_suite(config: DataConfig) -> list["Expectation"]:
+    reason = "turns must be user, assistant, …, with a system message first or not at all and tools between calls and words"
+    return [_unique("id"), _matches("roles", ROLES, "roles", reason), *_message_rules(config)]
 
 
 def _preference_suite(config: DataConfig) -> list["Expectation"]:
+    answers = r"^(?:assistant |call ){2}$"
     return [
         _unique("id"),
-        _matches("roles", PROMPT_ROLES, "roles", "the prompt must end with the user's turn"),
-        _matches("answer_roles", r"^assistant assistant $", "answer_roles", "both answers must be the assistant's"),
+        _matches("roles", rf"^{PROMPT}$", "roles", "the prompt must end with the user's turn, or with what a tool said"),
+        _matches("answer_roles", answers, "answer_roles", "both answers must be the assistant's"),
         _between("same_answer", None, 0, "no_preference", "the chosen answer is the rejected one"),
         *_message_rules(config),
     ]
@@ -166,6 +173,7 @@ def _message_rules(config: DataConfig) -> list["Expectation"]:
         _between("longest_answer", None, longest, "long_answer", f"an answer is longer than {longest} characters"),
         _between("undecodable", None, 0, "undecodable", "holds replacement characters: it was decoded wrongly"),
         _between("control_tokens", None, 0, "control_token", "a message holds a control token of the chat template"),
+        _between("unknown_tools", None, 0, "unknown_tool", "calls a tool that is not among its `tools`"),
     ]
 
 
@@ -191,11 +199,13 @@ def _matches(column: str, pattern: str, rule: str, reason: str) -> "Expectation"
 
 _FIGURES: dict[RowKind, Callable[[Row, Sequence[str]], dict[str, Any]]] = {
     "pretrain": _describe_document,
-    "sft": _describe_conversation,
+    "sft": _describe_example,
     "preference": _describe_preference,
+    "unpaired": _describe_example,
 }
 _SUITES: dict[RowKind, Callable[[DataConfig], list["Expectation"]]] = {
     "pretrain": _document_suite,
-    "sft": _conversation_suite,
+    "sft": _example_suite,
     "preference": _preference_suite,
+    "unpaired": _example_suite,
 }

@@ -1,118 +1,22 @@
-"""Turns rows into packed token rows: several documents share a row, and none of them sees another."""
+"""Puts pieces into packed rows: several documents share a row, and none of them sees another."""
 
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.config import RowKind
-from data_contracts.quarantine import Reason
-from data_contracts.rows import Conversation, Document, Message, Preference, Row
+from data_contracts.encode import Piece, Segment
 from lineage.files import write_atomic
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100  # the label of a token that carries no loss (torch's cross_entropy skips it)
 NO_SEGMENT = -1  # the segment of padding
-Tensors = dict[str, NDArray[np.int32]]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Tokens that attend to each other and to nothing else; `targets` says which of them carry a loss."""
-
-    tokens: Sequence[int]
-    targets: Sequence[bool]
-
-
-Piece = list[Segment]  # what must share a row: one document or conversation, or the two answers of a pair
-
-
-def encode_rows(
-    kind: RowKind, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerFast", seq_len: int
-) -> tuple[list[Piece], dict[int, Reason]]:
-    """Returns the pieces of rows of one kind, and the positions of rows that do not fit into `seq_len` tokens.
-
-    A long document is split. A conversation or a pair is not: half an answer teaches to stop in the middle.
-    """
-    if kind == "pretrain":
-        return encode_documents([row for row in rows if isinstance(row, Document)], tokenizer, seq_len), {}
-    if kind == "sft":
-        pieces = encode_conversations([row for row in rows if isinstance(row, Conversation)], tokenizer)
-    else:
-        pieces = encode_preferences([row for row in rows if isinstance(row, Preference)], tokenizer)
-    too_long = {
-        position: Reason("too_long", f"{piece_length(piece)} tokens do not fit into a row of {seq_len}")
-        for position, piece in enumerate(pieces)
-        if piece_length(piece) > seq_len
-    }
-    return [piece for position, piece in enumerate(pieces) if position not in too_long], too_long
-
-
-def encode_documents(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerFast", seq_len: int) -> list[Piece]:
-    """Returns at least one piece per document: one that is longer than a row is split, each part a piece of its own.
-
-    A control token in a text is encoded as the text that it is.
-    """
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
-    encodings = backend.encode_batch([document.text for document in documents], add_special_tokens=False)
-    backend.encode_special_tokens = False
-    begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    pieces: list[Piece] = []
-    for encoding in encodings:
-        tokens = [*begin, *encoding.ids, tokenizer.eos_token_id]
-        parts = [tokens[start : start + seq_len] for start in range(0, len(tokens), seq_len)]
-        pieces += [[Segment(part, [True] * len(part))] for part in parts]
-    return pieces
-
-
-def encode_conversations(rows: Sequence[Conversation], tokenizer: "PreTrainedTokenizerFast") -> list[Piece]:
-    """Returns a piece per conversation, in order; its targets are the assistant's tokens, end tokens included."""
-    return [[segment] for segment in encode_chats([row.messages for row in rows], tokenizer)]
-
-
-def encode_preferences(rows: Sequence[Preference], tokenizer: "PreTrainedTokenizerFast") -> list[Piece]:
-    """Returns a piece per pair, in order: the prompt with the chosen and with the rejected answer."""
-    chosen = encode_chats([row.prompt + row.chosen for row in rows], tokenizer)
-    rejected = encode_chats([row.prompt + row.rejected for row in rows], tokenizer)
-    return [[_last_answer(better), _last_answer(worse)] for better, worse in zip(chosen, rejected, strict=True)]
-
-
-def encode_chats(chats: Sequence[Sequence[Message]], tokenizer: "PreTrainedTokenizerFast") -> list[Segment]:
-    """Renders conversations with the chat template; the template's generation marks are the targets."""
-    if not chats:
-        return []
-    encoded = tokenizer.apply_chat_template(
-        [[message.model_dump() for message in chat] for chat in chats],
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    masks = encoded["assistant_masks"]
-    return [Segment(ids, [bool(bit) for bit in mask]) for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
-
-
-def _last_answer(segment: Segment) -> Segment:
-    """Keeps the loss on the last answer alone: a pair differs in nothing else."""
-    last = len(segment.targets) - 1
-    while last >= 0 and not segment.targets[last]:
-        last -= 1
-    first = last
-    while first > 0 and segment.targets[first - 1]:
-        first -= 1
-    return Segment(segment.tokens, [first <= i <= last for i in range(len(segment.tokens))])
-
-
-def piece_length(piece: Piece) -> int:
-    """Tokens of a piece."""
-    return sum(len(segment.tokens) for segment in piece)
+Tensors = dict[str, NDArray[Any]]
 
 
 def assign_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -138,13 +42,46 @@ def assign_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def pack_pieces(pieces: Sequence[Piece], seq_len: int, pad_token: int) -> Tensors:
-    """Packs pieces into tensors of shape (rows, seq_len), int32: input_ids, labels, position_ids, segment_ids.
+def arrange(pieces: Sequence[Piece], seq_len: int) -> list[list[Piece]]:
+    """Returns the pieces of each packed row."""
+    return [[pieces[position] for position in row] for row in assign_rows([len(piece) for piece in pieces], seq_len)]
+
+
+def mismatch(rows: Sequence[Sequence[Piece]], seq_len: int) -> list[list[Piece]]:
+    """Returns the rows with every prompt followed by another prompt's answer, which KTO measures its zero point with.
+
+    Answers move on by one place within their row, so a row keeps its length, and the mismatched answers of any rows are the
+    matched ones of the same rows (Ethayarajh et al. 2024, section 4.1). A piece that has a row to itself gets the last
+    answer of the row before, as much of it as fits.
+    """
+    result = []
+    for number, row in enumerate(rows):
+        donors = [row[-1], *row[:-1]] if len(row) > 1 else [rows[number - 1][-1]]
+        swapped = [_with_answer_of(donor, piece) for piece, donor in zip(row, donors, strict=True) if donor is not piece]
+        result.append(swapped if len(row) > 1 else [_first_tokens(piece, seq_len) for piece in swapped])
+    return result
+
+
+def _with_answer_of(donor: Piece, piece: Piece) -> Piece:
+    (own,), (other,) = piece.segments, donor.segments
+    prompt, start = own.targets.index(True), other.targets.index(True)
+    tokens = [*own.tokens[:prompt], *other.tokens[start:]]
+    return replace(piece, segments=(Segment(tokens, [False] * prompt + list(other.targets[start:])),))
+
+
+def _first_tokens(piece: Piece, length: int) -> Piece:
+    return replace(piece, segments=tuple(segment.cut(length) for segment in piece.segments))
+
+
+def fill_rows(rows: Sequence[Sequence[Piece]], seq_len: int, pad_token: int) -> Tensors:
+    """Writes packed rows as tensors of shape (rows, seq_len), int32: input_ids, labels, position_ids, segment_ids.
 
     Labels are not shifted: `labels[t]` is `input_ids[t]` where token t is a target. The first token of a segment is never
     one, because nothing comes before it that could predict it.
+
+    Where pieces have weights or are judged there are also `weights`, float32, and `desirable`, int8, of shape
+    (rows, most segments of a row).
     """
-    rows = assign_rows([piece_length(piece) for piece in pieces], seq_len)
     shape = (len(rows), seq_len)
     tensors: Tensors = {
         "input_ids": np.full(shape, pad_token, dtype=np.int32),
@@ -152,9 +89,9 @@ def pack_pieces(pieces: Sequence[Piece], seq_len: int, pad_token: int) -> Tensor
         "position_ids": np.zeros(shape, dtype=np.int32),
         "segment_ids": np.full(shape, NO_SEGMENT, dtype=np.int32),
     }
-    for row, positions in enumerate(rows):
+    for row, pieces in enumerate(rows):
         start = 0
-        for number, segment in enumerate(segment for position in positions for segment in pieces[position]):
+        for number, segment in enumerate(segment for piece in pieces for segment in piece.segments):
             here = (row, slice(start, start + len(segment.tokens)))
             tokens, targets = np.array(segment.tokens, dtype=np.int32), np.array(segment.targets)
             targets[0] = False
@@ -163,7 +100,22 @@ def pack_pieces(pieces: Sequence[Piece], seq_len: int, pad_token: int) -> Tensor
             tensors["position_ids"][here] = np.arange(len(tokens))
             tensors["segment_ids"][here] = number
             start += len(tokens)
+    if any(piece.weight != 1 for pieces in rows for piece in pieces):
+        tensors["weights"] = _by_segment(rows, lambda piece: piece.weight, 1, np.float32)
+    if any(piece.desirable is not None for pieces in rows for piece in pieces):
+        tensors["desirable"] = _by_segment(rows, lambda piece: bool(piece.desirable), 0, np.int8)
     return tensors
+
+
+def _by_segment(
+    rows: Sequence[Sequence[Piece]], figure: Callable[[Piece], float], filler: int, dtype: type[np.number[Any]]
+) -> NDArray[Any]:
+    """Returns a figure of each segment's piece, (rows, most segments of a row)."""
+    by_row = [[figure(piece) for piece in pieces for _ in piece.segments] for pieces in rows]
+    table = np.full((len(rows), max(map(len, by_row))), filler, dtype=dtype)
+    for row, figures in enumerate(by_row):
+        table[row, : len(figures)] = figures
+    return table
 
 
 def write_packed(path: Path, kind: RowKind, tensors: Tensors, num_documents: int) -> dict[str, int]:

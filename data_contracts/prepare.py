@@ -15,12 +15,13 @@ from data_contracts.config import KINDS, DataConfig, RowKind
 from data_contracts.data_docs import write_data_docs
 from data_contracts.decontaminate import GoldenIndex, find_contaminated, freeze_golden, index_golden, write_proof
 from data_contracts.dedup import find_exact, find_near
+from data_contracts.encode import Piece, encode_rows
 from data_contracts.expectations import check_rows
 from data_contracts.jsonl import write_jsonl
-from data_contracts.pack import encode_rows, pack_pieces, write_packed
+from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
 from data_contracts.pii import screen_rows
 from data_contracts.quarantine import Funnel, Reason
-from data_contracts.rows import Document, Row, rewrite_golden
+from data_contracts.rows import Document, Example, Row, rewrite_golden
 from data_contracts.sources import Corpus, read_sources
 from data_contracts.split import PARTS, Part, split_rows
 from data_contracts.tokenizer import control_tokens, load_tokenizer, save_tokenizer, train_tokenizer
@@ -53,7 +54,9 @@ def prepare(config: DataConfig, out: Path, base_tokenizer: Path | None = None) -
 
     tokenizer = _given_tokenizer(config, base_tokenizer, corpus)
     funnel = Funnel()
-    kept = _apply_contracts(config, corpus, index_golden(golden), control_tokens(tokenizer), funnel, out)
+    tools = _offers_tools(corpus)
+    control = control_tokens(tokenizer, tools=tools)
+    kept = _apply_contracts(config, corpus, index_golden(golden), control, funnel, out)
     split: Split = {}
     for kind in KINDS:
         split[kind, "train"], split[kind, "validation"] = split_rows(kept[kind], config.validation_fraction, config.seed)
@@ -61,9 +64,9 @@ def prepare(config: DataConfig, out: Path, base_tokenizer: Path | None = None) -
     if tokenizer is None:
         say(f"training a tokenizer of {config.vocab_size} tokens")
         texts = (text for kind in KINDS for row in split[kind, "train"] for text in row.texts())
-        tokenizer = train_tokenizer(texts, config.vocab_size)
+        tokenizer = train_tokenizer(texts, config.vocab_size, tools=tools)
     save_tokenizer(tokenizer, out / "tokenizer")
-    num_tokens = _pack(split, tokenizer, config.seq_len, funnel, out)
+    num_tokens = _pack(split, tokenizer, config, funnel, out)
 
     for (kind, part), rows in split.items():
         write_jsonl(out / "rows" / kind / f"{part}.jsonl", (row.model_dump(mode="json") for row in rows))
@@ -109,23 +112,36 @@ def _apply_contracts(
 
 
 def _pack(
-    split: Split, tokenizer: "PreTrainedTokenizerFast", seq_len: int, funnel: Funnel, out: Path
+    split: Split, tokenizer: "PreTrainedTokenizerFast", config: DataConfig, funnel: Funnel, out: Path
 ) -> dict[RowKind, int]:
     """Writes packed tokens, quarantines rows that do not fit into them, and returns the number of training tokens."""
-    num_tokens: dict[RowKind, int] = {}
+    num_tokens: dict[tuple[str, RowKind], int] = {}
     for kind in KINDS:
         if not any(split[kind, part] for part in PARTS):
             continue
         say(f"{kind}: packing")
         for part in PARTS:
-            pieces, too_long = encode_rows(kind, split[kind, part], tokenizer, seq_len)
-            split[kind, part] = funnel.remove("quarantined", "pack", split[kind, part], too_long)
-            tensors = pack_pieces(pieces, seq_len, tokenizer.pad_token_id)
-            figures = write_packed(out / "packed" / kind / f"{part}.safetensors", kind, tensors, len(split[kind, part]))
-            if part == "train":
-                num_tokens[kind] = figures["tokens"]
+            encoded = encode_rows(
+                kind,
+                split[kind, part],
+                tokenizer,
+                config.seq_len,
+                on_too_long=config.on_too_long,
+                learnt_answers=config.learnt_answers,
+            )
+            if config.on_too_long == "stop":
+                _refuse_too_long(split[kind, part], encoded.left_out)
+            split[kind, part] = funnel.remove("quarantined", "pack", split[kind, part], encoded.left_out)
+            funnel.truncated += encoded.num_cut
+            packed: dict[str, list[list[Piece]]] = {part: arrange(encoded.pieces, config.seq_len)}
+            if kind == "unpaired":
+                packed[f"{part}-mismatched"] = mismatch(packed[part], config.seq_len)
+            for name, rows in packed.items():
+                tensors = fill_rows(rows, config.seq_len, tokenizer.pad_token_id)
+                path = out / "packed" / kind / f"{name}.safetensors"
+                num_tokens[name, kind] = write_packed(path, kind, tensors, len(split[kind, part]))["tokens"]
         _refuse_empty(kind, split[kind, "train"], funnel)
-    return num_tokens
+    return {kind: number for (name, kind), number in num_tokens.items() if name == "train"}
 
 
 def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "PreTrainedTokenizerFast | None":
@@ -134,7 +150,24 @@ def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "
     if folder is None:
         return None
     template = Path(config.chat_template) if config.chat_template else None
-    return load_tokenizer(folder, template, needs_chat=bool(corpus.rows["sft"] or corpus.rows["preference"]))
+    needs_chat = any(isinstance(row, Example) and row.is_chat for kind in KINDS for row in corpus.rows[kind])
+    return load_tokenizer(folder, template, needs_chat=needs_chat, needs_tools=_offers_tools(corpus))
+
+
+def _offers_tools(corpus: Corpus) -> bool:
+    return any(isinstance(row, Example) and row.calls_tools for kind in KINDS for row in corpus.rows[kind])
+
+
+def _refuse_too_long(rows: Sequence[Row], left_out: Mapping[int, Reason]) -> None:
+    too_long = [position for position, reason in left_out.items() if reason.rule == "too_long"]
+    if too_long:
+        row = rows[too_long[0]]
+        raise BadInput(
+            f"source {row.source}",
+            row.id,
+            f"{left_out[too_long[0]].text} ({len(too_long)} {row.kind} rows do not)",
+            "raise `seq_len`, or set `on_too_long: drop` or `truncate`",
+        )
 
 
 def _refuse_contamination(rows: Sequence[Row], found: Mapping[int, Reason]) -> None:

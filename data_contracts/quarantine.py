@@ -37,10 +37,12 @@ class Funnel:
     Attributes:
         rows_in: rows that the sources hold, by kind.
         removed: what was taken out, by outcome, in the order of removal.
+        truncated: rows that were kept without their end.
     """
 
     rows_in: Counter[RowKind] = field(default_factory=Counter)
     removed: dict[Outcome, list[dict[str, Any]]] = field(default_factory=lambda: {outcome: [] for outcome in FILES})
+    truncated: int = 0
 
     def enter(self, kind: RowKind, rows: int) -> None:
         """Counts rows that came out of the sources."""
@@ -93,6 +95,8 @@ class Funnel:
         for outcome, name in FILES.items():
             write_jsonl(out / name, self.removed[outcome])
         rules = Counter(f"{entry['stage']}.{entry['rule']}" for entries in self.removed.values() for entry in entries)
+        if self.truncated:
+            rules["pack.truncated"] = self.truncated
         write_json(out / "funnel.json", {"kinds": counts, "rules": dict(sorted(rules.items()))})
 
     def _note(

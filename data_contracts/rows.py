@@ -1,22 +1,17 @@
 """The kinds of rows and golden items, as strict schemas: what does not fit is refused with the field that is wrong."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import BeforeValidator, Field, RootModel, model_validator
 
 from data_contracts.config import RowKind
+from data_contracts.messages import Change, Message, Sparse, Tools, Turns, read_tools, rewrite_in, texts_in
 from lineage.section import Section
 
-Role = Literal["system", "user", "assistant"]
-
-
-class Message(Section):
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
+ToolsColumn: TypeAlias = Annotated[Tools | None, BeforeValidator(read_tools)]
+Weight: TypeAlias = Annotated[float, Field(gt=0)]
 
 
 class Document(Section):
@@ -31,51 +26,115 @@ class Document(Section):
         """The texts that training reads."""
         return [self.text]
 
-    def rewrite(self, change: Callable[[str], str]) -> Self:
+    def rewrite(self, change: Change) -> Self:
         """The row with every text changed."""
         return self.model_copy(update={"text": change(self.text)})
 
 
-class Conversation(Section):
+class Example(Sparse):
+    """What all rows with answers have.
+
+    Attributes:
+        read: the fields whose texts training reads.
+        tools: JSON schemas of the functions that the assistant may call.
+        weight: how much the row counts beside others; absent is 1.
+    """
+
+    kind: ClassVar[RowKind]
+    read: ClassVar[tuple[str, ...]]
+    id: str
+    tools: ToolsColumn = None
+    weight: Weight | None = None
+
+    def texts(self) -> list[str]:
+        """The texts that training reads."""
+        return [text for name in (*self.read, "tools") for text in texts_in(getattr(self, name))]
+
+    def rewrite(self, change: Change) -> Self:
+        """The row with every text changed."""
+        return self.model_copy(update={name: rewrite_in(getattr(self, name), change) for name in (*self.read, "tools")})
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it is made of messages, not of plain texts."""
+        return not isinstance(getattr(self, self.read[0]), str)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether it offers tools, or calls one."""
+        turns = [turn for name in self.read if self.is_chat for turn in getattr(self, name)]
+        return bool(self.tools) or any(turn.tool_calls for turn in turns)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if len({isinstance(getattr(self, name), str) for name in self.read}) > 1:
+            raise ValueError(f"{', '.join(self.read)} must all be texts, or all be messages")
+        return self
+
+
+class Conversation(Example):
     """An SFT row: messages, the assistant's being what is learnt."""
 
     kind: ClassVar[RowKind] = "sft"
-    id: str
+    read: ClassVar[tuple[str, ...]] = ("messages",)
     messages: Annotated[list[Message], Field(min_length=1)]
     source: str
     tags: list[str] = Field(default_factory=list)
 
-    def texts(self) -> list[str]:
-        """The texts that training reads."""
-        return [message.content for message in self.messages]
 
-    def rewrite(self, change: Callable[[str], str]) -> Self:
-        """The row with every text changed."""
-        return self.model_copy(update={"messages": rewrite_messages(self.messages, change)})
+class Completion(Example):
+    """An SFT row: a prompt, and the completion that is learnt."""
+
+    kind: ClassVar[RowKind] = "sft"
+    read: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    prompt: Turns
+    completion: Turns
+    source: str
 
 
-class Preference(Section):
+class Preference(Example):
     """A preference row: of two answers to one prompt, the chosen one is the better."""
 
     kind: ClassVar[RowKind] = "preference"
-    id: str
-    prompt: Annotated[list[Message], Field(min_length=1)]
-    chosen: Annotated[list[Message], Field(min_length=1, max_length=1)]
-    rejected: Annotated[list[Message], Field(min_length=1, max_length=1)]
+    read: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    prompt: Turns
+    chosen: Turns
+    rejected: Turns
     source: str
 
-    def texts(self) -> list[str]:
-        """The texts that training reads."""
-        return [message.content for message in (*self.prompt, *self.chosen, *self.rejected)]
-
-    def rewrite(self, change: Callable[[str], str]) -> Self:
-        """The row with every text changed."""
-        names = ("prompt", "chosen", "rejected")
-        return self.model_copy(update={name: rewrite_messages(getattr(self, name), change) for name in names})
+    @model_validator(mode="after")
+    def _one_answer_each(self) -> Self:
+        for name in ("chosen", "rejected"):
+            if not isinstance(answer := getattr(self, name), str) and len(answer) > 1:
+                raise ValueError(f"`{name}` must be one message")
+        return self
 
 
-Row: TypeAlias = Document | Conversation | Preference
-ROW_MODELS: dict[RowKind, type[Row]] = {"pretrain": Document, "sft": Conversation, "preference": Preference}
+class Judged(Example):
+    """An unpaired preference row: one answer to a prompt, and whether it is a good one."""
+
+    kind: ClassVar[RowKind] = "unpaired"
+    read: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    prompt: Turns
+    completion: Turns
+    label: bool
+    source: str
+
+
+Row: TypeAlias = Document | Conversation | Completion | Preference | Judged
+_MODELS: dict[RowKind, type[Row]] = {
+    "pretrain": Document,
+    "sft": Conversation,
+    "preference": Preference,
+    "unpaired": Judged,
+}
+
+
+def row_model(kind: RowKind, value: Mapping[str, Any]) -> type[Row]:
+    """Returns the schema of a row. An SFT row is a conversation, or a prompt and its completion."""
+    if kind == "sft" and not value.keys().isdisjoint(Completion.read):
+        return Completion
+    return _MODELS[kind]
 
 
 class ClosedBookItem(Section):
@@ -149,8 +208,3 @@ def rewrite_golden(item: GoldenItem, change: Callable[[str], str]) -> GoldenItem
     """The item with its question or text changed."""
     name = "text" if isinstance(item, HeldoutItem) else "question"
     return item.model_copy(update={name: change(golden_text(item))})
-
-
-def rewrite_messages(messages: list[Message], change: Callable[[str], str]) -> list[Message]:
-    """The messages with every content changed."""
-    return [message.model_copy(update={"content": change(message.content)}) for message in messages]

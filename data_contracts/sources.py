@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.config import KINDS, DataConfig, RowKind, Source
-from data_contracts.rows import ROW_MODELS, GoldenItem, GoldenLine, Row
+from data_contracts.rows import GoldenItem, GoldenLine, Row, row_model
 from lineage.errors import BadInput
 from lineage.files import list_files, sha256_file
 from lineage.section import parse
@@ -91,8 +91,13 @@ def _read_stdlib(config: DataConfig, corpus: Corpus) -> None:
         questions_per_fact=config.questions_per_fact,
         pairs_per_fact=config.pairs_per_fact,
     )
-    for kind, rows in zip(KINDS, (made.pretrain, made.sft, made.preference), strict=True):
-        corpus.rows[kind] += [ROW_MODELS[kind].model_validate(row) for row in rows]
+    made_rows: dict[RowKind, list[dict[str, Any]]] = {
+        "pretrain": made.pretrain,
+        "sft": made.sft,
+        "preference": made.preference,
+    }
+    for kind, rows in made_rows.items():
+        corpus.rows[kind] += [row_model(kind, row).model_validate(row) for row in rows]
     for name, items in made.golden.items():
         corpus.golden.setdefault(name, []).extend(GoldenLine.model_validate(item).root for item in items)
 
@@ -105,7 +110,7 @@ def _read_rows(source: Source, content: bytes, on_bad_line: str, corpus: Corpus)
         defaults = {"id": f"{path.stem}:{number}", "source": path.stem}
         try:
             value = defaults | _load_line(path, number, line)
-            corpus.rows[kind].append(parse(ROW_MODELS[kind], value, path, f"line {number}"))
+            corpus.rows[kind].append(parse(row_model(kind, value), value, path, f"line {number}"))
         except BadInput as error:
             if on_bad_line == "stop":
                 fix = f"{error.fix}, or set `on_bad_line: quarantine`"

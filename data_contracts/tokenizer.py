@@ -5,13 +5,19 @@ The tokenizer itself adds no special token to a text. The packer writes them aro
     document       <|begin|>text<|end|>
     conversation   <|begin|><|system|>…<|end|><|user|>question<|end|><|assistant|>answer<|end|>
 
-One end token ends documents, turns and answers, so that a pretrained model already knows how to stop.
+One end token ends documents, turns and answers, so that a pretrained model already knows how to stop. Where rows call tools
+there are three more roles: the tools that are offered, a call among the assistant's words, and what a tool said.
+
+    offered tools  <|begin|><|tools|>[schemas]<|end|><|user|>…
+    a call         <|assistant|>words<|call|>{"name": …, "arguments": …}<|end|><|tool|>what it said<|end|><|assistant|>…
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_contracts.encode import Refused, render_chat
 from lineage.errors import BadInput
 from lineage.files import sync_folder
 
@@ -20,21 +26,29 @@ if TYPE_CHECKING:
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
+TOOL_TOKENS = ("<|tools|>", "<|call|>", "<|tool|>")
 SPECIAL_TOKENS = (PAD, BEGIN, END, *ROLE_TOKENS)
 
 # `{% generation %}` marks what the assistant wrote, end token included: exactly these tokens are learnt.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}
+    {{- '<|tools|>' + tools | tojson + eos_token }}
+{%- endif %}
 {%- for message in messages %}
     {%- if message.role == 'assistant' %}
         {{- '<|assistant|>' }}
         {%- generation %}
-            {{- message.content + eos_token }}
+            {{- message.content }}
+            {%- for call in message.tool_calls or [] %}
+                {{- '<|call|>' + call.function | tojson }}
+            {%- endfor %}
+            {{- eos_token }}
         {%- endgeneration %}
-    {%- elif message.role in ('system', 'user') %}
+    {%- elif message.role in ('system', 'user', 'tool') %}
         {{- '<|' + message.role + '|>' + message.content + eos_token }}
     {%- else %}
-        {{- raise_exception('unknown role ' + message.role + ': use system, user or assistant') }}
+        {{- raise_exception('unknown role ' + message.role + ': use system, user, assistant or tool') }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -43,21 +57,32 @@ CHAT_TEMPLATE = """\
 """
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+# A conversation whose mask shows what a template marks. The texts are words that no template writes itself.
+PROBE = [
+    {"role": "user", "content": "alpha beta"},
+    {"role": "assistant", "content": "gamma delta"},
+    {"role": "user", "content": "epsilon zeta"},
+    {"role": "assistant", "content": "eta theta"},
+]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, *, tools: bool = False) -> "PreTrainedTokenizerFast":
     """Trains byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, so that no text is unknown).
 
     Args:
         vocab_size: at most this many tokens, special tokens and the 256 bytes included.
+        tools: whether there are rows that call tools, and so tokens for it.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    roles = [*ROLE_TOKENS, *(TOOL_TOKENS if tools else ())]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[PAD, BEGIN, END, *roles],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -67,18 +92,21 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
         bos_token=BEGIN,
         eos_token=END,
         pad_token=PAD,
-        additional_special_tokens=list(ROLE_TOKENS),
+        additional_special_tokens=roles,
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
 
-def load_tokenizer(folder: Path, chat_template: Path | None, needs_chat: bool) -> "PreTrainedTokenizerFast":
+def load_tokenizer(
+    folder: Path, chat_template: Path | None, *, needs_chat: bool, needs_tools: bool = False
+) -> "PreTrainedTokenizerFast":
     """Loads a tokenizer from a folder and checks that rows can be packed with it.
 
     Args:
         chat_template: a file that replaces the folder's own template.
         needs_chat: whether conversations are packed, so that the template must mark what the assistant wrote.
+        needs_tools: whether some of them offer or call tools, so that the template must write both.
 
     Raises:
         BadInput: naming what the tokenizer lacks.
@@ -97,14 +125,44 @@ def load_tokenizer(folder: Path, chat_template: Path | None, needs_chat: bool) -
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by segment_ids, so any token will do
     if chat_template:
         tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-    if needs_chat and "generation" not in (tokenizer.chat_template or ""):
-        raise BadInput(
-            folder,
-            "chat_template",
-            "has no {% generation %} marks, so nobody knows which tokens are the assistant's",
-            "mark them, and give the file as `data.chat_template`",
-        )
+    if needs_chat:
+        _check_template(tokenizer, chat_template or folder, needs_tools)
     return tokenizer
+
+
+def _check_template(tokenizer: "PreTrainedTokenizerFast", where: Path, needs_tools: bool) -> None:
+    """Renders a probe with the template: its marks must lie around what the assistant says, and around nothing else.
+
+    Raises:
+        BadInput: with the lines to add.
+    """
+    field = "data.chat_template" if where.is_file() else "chat_template"
+    fix = (
+        "write `{% generation %}{{ message.content + eos_token }}{% endgeneration %}` where the template writes the "
+        "assistant's turn, save it as a file, and name that as `data.chat_template`"
+    )
+    if not tokenizer.chat_template:
+        raise BadInput(where, field, "is missing, so conversations cannot be written as text", fix)
+    try:
+        text, marks = render_chat(PROBE, None, tokenizer)
+    except Refused as error:
+        raise BadInput(where, field, f"cannot be rendered ({error})", "correct the template") from None
+    marked = [text[start:end] for start, end in marks]
+    if not marked:
+        raise BadInput(where, field, "has no {% generation %} marks, so nobody knows which tokens are the assistant's", fix)
+    said = " ".join(marked)
+    if any((turn["content"] in said) != (turn["role"] == "assistant") for turn in PROBE):
+        raise BadInput(where, field, f"marks {marked} of a conversation, which is not what the assistant says", fix)
+    if not any(token in marked[-1] for token in (tokenizer.eos_token, *tokenizer.get_added_vocab())):
+        print(f"data: {where} marks no end token, so models will not learn when to stop: {fix}", file=sys.stderr)
+    unwritten = [name for name in ("tools", "tool_calls") if name not in tokenizer.get_chat_template(tools=[{}])]
+    if needs_tools and unwritten:
+        raise BadInput(
+            where,
+            field,
+            f"never writes `{unwritten[0]}`, which some rows have",
+            "name one that does as `data.chat_template`",
+        )
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
@@ -114,6 +172,8 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     sync_folder(folder)
 
 
-def control_tokens(tokenizer: "PreTrainedTokenizerFast | None") -> Sequence[str]:
+def control_tokens(tokenizer: "PreTrainedTokenizerFast | None", *, tools: bool = False) -> Sequence[str]:
     """The texts that mean something to the template; of a tokenizer that is not trained yet, our own."""
-    return SPECIAL_TOKENS if tokenizer is None else sorted(set(tokenizer.all_special_tokens))
+    if tokenizer is None:
+        return (*SPECIAL_TOKENS, *(TOOL_TOKENS if tools else ()))
+    return sorted(set(tokenizer.all_special_tokens))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 INK = "#808691"  # a grey that reads on white and on near-black
 COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
 # A model keeps its colour from chart to chart; the candidate is the blue one.
-ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
+ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "kto": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

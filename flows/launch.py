@@ -32,11 +32,12 @@ ROOMS = {
     "pretrain": ["training"],
     "sft": ["training"],
     "dpo": ["training"],
+    "kto": ["training"],
     "evaluate": ["evaluation"],
     "gate": ["evaluation"],
     "canary": ["serving", "canary"],
 }
-TRAINING_STAGES = ("pretrain", "sft", "dpo")
+TRAINING_STAGES = ("pretrain", "sft", "dpo", "kto")
 COMPUTING_STAGES = (*TRAINING_STAGES, "evaluate")
 # Defaults that a person's own environment overrides.
 STAGE_ENVIRONMENT = {

@@ -15,17 +15,18 @@ from data_contracts.config import DataConfig
 from data_contracts.sources import source_digests
 from evaluation.config import EvaluationConfig
 from evaluation.suite import suite_digests
-from flows.recipe import NAME, VERSION, Recipe
+from flows.recipe import NAME, OBJECTIVES, VERSION, Recipe
 from lineage.bundle import MANIFEST
 from lineage.errors import BadInput, Tampered
 from lineage.job import Job
 from lineage.record import RECORD, Record, read_record, verify_outputs
 from lineage.stage import finished_record, remove_unfinished, started_fingerprint
+from training.config import ROW_KINDS
 
 if TYPE_CHECKING:
     from flows.settings import Settings
 
-PACKED = {"pretrain": "packed/pretrain/*", "sft": "packed/sft/*", "dpo": "packed/preference/*"}
+PACKED: dict[str, str] = {objective: f"packed/{kind}/*" for objective, kind in ROW_KINDS.items()}
 TOKENIZER_FILES = ["tokenizer*", "chat_template*", "special_tokens*", "added_tokens*", "vocab*", "merges*", "config.json"]
 # What an earlier version grew from was scored with it: the same bytes are not scored twice.
 RESOURCES_OF = {"evaluate": {"reuse_samples": True}}
@@ -150,7 +151,7 @@ def final_bundle(settings: "Settings", name: str, version: str) -> Path:
         BadInput: the version has none.
     """
     folder = settings.runs / name / version
-    for objective in ("dpo", "sft", "pretrain"):
+    for objective in reversed(OBJECTIVES):
         if (folder / objective / "bundle" / MANIFEST).is_file() and (folder / objective / RECORD).is_file():
             return folder / objective / "bundle"
     raise BadInput(f"{name}@{version}", "", "has no finished model", f"see what there is with `ls {settings.runs / name}`")

@@ -17,7 +17,7 @@ from training.launch_files import settle
 SHIPPED = Path(__file__).parent / "recipes"
 NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}"
-OBJECTIVES = ("pretrain", "sft", "dpo")
+OBJECTIVES = ("pretrain", "sft", "dpo", "kto")
 
 
 class Recipe(Section):
@@ -26,7 +26,7 @@ class Recipe(Section):
     Attributes:
         name: the model's name; all its versions share it.
         version: this release's version. A finished version never changes: edit the recipe, then raise this.
-        pretrain, sft, dpo: the training stages, in this order; leave out what the release does not need.
+        pretrain, sft, dpo, kto: the training stages, in this order; leave out what the release does not need.
         gate, release: the policies of the two decisions. Neither has a default: no decision without a written policy.
         resources: how to execute; never part of the identity.
     """
@@ -38,6 +38,7 @@ class Recipe(Section):
     pretrain: TrainingConfig | None = None
     sft: TrainingConfig | None = None
     dpo: TrainingConfig | None = None
+    kto: TrainingConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GatePolicy
     release: CanaryPolicy
@@ -78,7 +79,7 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
             )
     if not recipe.objectives and not recipe.model.base:
         raise BadInput(
-            path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`"
+            path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:`, `dpo:` or `kto:`"
         )
     check_gate(recipe, path)
     resources = recipe.resources

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 TEMPLATE = Path(__file__).with_name("report.html")
-STAGE_ORDER = ("data", "pretrain", "sft", "dpo", "evaluate", "gate", "canary")
+STAGE_ORDER = ("data", "pretrain", "sft", "dpo", "kto", "evaluate", "gate", "canary")
 MAIN_FIGURE = {  # what a person asks of a stage first: the figure, and what it is called in a table
     "data": {"tokens_pretrain": "pretraining tokens", "tokens_sft": "SFT tokens"},
     "pretrain": {"validation_loss": "validation loss"},
     "sft": {"validation_loss": "validation loss"},
     "dpo": {"validation_loss": "preference loss"},
+    "kto": {"validation_loss": "preference loss"},
     "evaluate": {"closed_book.exact_match": "closed-book"},
     "gate": {"closed_book.exact_match.improvement": "closed-book, gain", "closed_book.exact_match": "closed-book"},
     "canary": {"weight": "traffic, %"},
@@ -93,7 +94,7 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
         match record.stage:
             case "data":
                 found["funnel"] = funnel_bars(_json(path / "funnel.json")["kinds"])
-            case "pretrain" | "sft" | "dpo":
+            case "pretrain" | "sft" | "dpo" | "kto":
                 histories[record.stage] = _json_lines(path / "history.jsonl")
                 found |= {"data_version": record.stamp.data_version, "commit": record.stamp.commit}
             case "evaluate" if path.name == "evaluate":

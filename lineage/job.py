@@ -22,7 +22,7 @@ class Job(Section):
     Attributes:
         name: the model's name, such as `pystdlib`.
         version: the version's name, such as `1.0.0`.
-        stage: `data`, `pretrain`, `sft`, `dpo`, `evaluate` or `gate`.
+        stage: `data`, `pretrain`, `sft`, `dpo`, `kto`, `evaluate` or `gate`.
         config: the stage's section; the stage's own folder knows its model.
         parents: where the stage reads from, by role: a folder with a record, a release bundle, or a plain folder.
         reads: which files of each parent the stage reads, as `fnmatch` patterns (`*` crosses folders); none listed: all.

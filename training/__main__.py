@@ -31,7 +31,7 @@ def main() -> int:
     """Runs one training stage; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m training",
-        description="Pretrains, fine-tunes (SFT) or aligns (DPO) a language model, as one stage of a recipe.",
+        description="Pretrains, fine-tunes (SFT) or aligns (DPO, KTO) a language model, as one stage of a recipe.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,6 +15,7 @@ from lineage.errors import BadInput
 from training.config import ROW_KINDS, ObjectiveName
 
 TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
+SEGMENT_TENSORS = ("weights", "desirable")  # of some files: a figure per document
 NO_TARGET = -100  # the label of a token that is read but not learnt
 
 
@@ -28,7 +29,10 @@ class Batch:
         predictors: (targets,) flat index into rows x seq_len of the token before each target.
         targets: (targets,) the token ids to predict.
         segments: (targets,) which document each target belongs to: row in batch * segments_per_row + segment id.
-        pairs: (pairs,) preference rows only: the pair `p` of documents 2p (chosen) and 2p+1 (rejected), same numbering.
+        examples: what a loss on answers has one term for, in the same numbering: of preference rows each pair `p` of
+            documents 2p (chosen) and 2p+1 (rejected), of unpaired rows each document; else empty.
+        weights: (terms,) fp32, how much each target or example counts; None where all count the same.
+        desirable: (examples,) bool, of unpaired rows: whether the answer is a good one.
         tokens: how many tokens are no padding.
     """
 
@@ -38,7 +42,9 @@ class Batch:
     predictors: Tensor
     targets: Tensor
     segments: Tensor
-    pairs: Tensor
+    examples: Tensor
+    weights: Tensor | None
+    desirable: Tensor | None
     tokens: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -55,16 +61,19 @@ class PackedRows:
     """A file of packed rows, memory-mapped: only the rows that are asked for are read.
 
     Attributes:
+        folder: the data stage's folder.
+        objective: what learns from the rows.
         path: the safetensors file.
         num_rows, seq_len: the shape of its tensors.
-        segments_per_row: one more than the highest segment id, rounded up to whole pairs.
+        judged: whether it says of each document if it is a good answer.
+        segments_per_row: more than the highest segment id, in whole pairs.
 
     Raises:
         BadInput: the file is missing, is not what the data stage writes, holds another kind of rows, or no row.
     """
 
     def __init__(self, folder: Path, objective: ObjectiveName, split: str) -> None:
-        self.objective = objective
+        self.folder, self.objective = folder, objective
         self.path = folder / "packed" / ROW_KINDS[objective] / f"{split}.safetensors"
         if not self.path.is_file():
             raise BadInput(
@@ -74,6 +83,8 @@ class PackedRows:
             with safe_open(self.path, framework="pt") as file:
                 kind = (file.metadata() or {}).get("kind", "")
                 self._tensors = {name: file.get_tensor(name) for name in TENSORS}
+                known = [name for name in SEGMENT_TENSORS if name in file.keys()]  # noqa: SIM118  (no mapping)
+                self._by_segment = {name: file.get_tensor(name) for name in known}
         except SafetensorError as error:
             raise BadInput(self.path, "", f"is not a file of packed rows ({error})", "run the data stage again") from None
         shapes = {tuple(tensor.shape) for tensor in self._tensors.values()}
@@ -84,7 +95,13 @@ class PackedRows:
         self.num_rows, self.seq_len = shapes.pop()
         if not self.num_rows:
             raise BadInput(self.path, "", "holds no rows", f"give more data, or a larger {split} fraction")
-        highest = int(self._tensors["segment_ids"].max()) if objective == "dpo" else self.seq_len - 1
+        self.judged = "desirable" in self._by_segment
+        # Documents that share a loss term: the two answers of a pair.
+        self._per_example = {"dpo": 2, "kto": 1}.get(objective, 0)
+        whole_file = bool(self._per_example or self._by_segment)  # for documents to pretrain on, that would read too much
+        highest = int(self._tensors["segment_ids"].max()) if whole_file else self.seq_len - 1
+        if any(len(table) != self.num_rows or table.shape[-1] <= highest for table in self._by_segment.values()):
+            raise BadInput(self.path, "", "does not hold a weight or judgement for every document", "pack it again")
         self.segments_per_row = (highest + 2) // 2 * 2
 
     def batch(self, rows: Sequence[int]) -> Batch:
@@ -94,6 +111,8 @@ class PackedRows:
         is_target = _target_mask(read) & bool(rows)
         numbers = torch.arange(len(index))[:, None] * self.segments_per_row
         segments = (read["segment_ids"] + numbers)[is_target]
+        examples = (segments // self._per_example).unique() if self._per_example else segments[:0]
+        terms = examples * self._per_example if self._per_example else segments
         return Batch(
             rows=tuple(int(row) for row in rows),
             input_ids=read["input_ids"],
@@ -101,13 +120,25 @@ class PackedRows:
             predictors=is_target.flatten().nonzero()[:, 0] - 1,
             targets=read["labels"][is_target],
             segments=segments,
-            pairs=(segments // 2).unique() if self.objective == "dpo" else segments[:0],
+            examples=examples,
+            weights=self._figures("weights", index, terms),
+            desirable=self._figures("desirable", index, examples),
             tokens=int((read["segment_ids"] >= 0).sum()) if rows else 0,
         )
 
-    def terms(self, batch: Batch) -> int:
-        """Returns how many terms the objective's mean has over a batch: its target tokens, or its pairs."""
-        return len(batch.pairs) if self.objective == "dpo" else len(batch.targets)
+    def terms(self, batch: Batch) -> float:
+        """Returns what the objective's mean is divided by: how many targets, pairs or answers a batch has, by weight."""
+        if batch.weights is not None:
+            return float(batch.weights.sum(dtype=torch.float64))
+        return len(batch.examples) if self._per_example else len(batch.targets)
+
+    def _figures(self, name: str, index: Tensor, documents: Tensor) -> Tensor | None:
+        """Returns a figure of some documents of the rows at `index`, None where the file does not have it."""
+        if name not in self._by_segment:
+            return None
+        rows, segments = index[documents // self.segments_per_row], documents % self.segments_per_row
+        picked: Tensor = self._by_segment[name][rows, segments]
+        return picked.bool() if name == "desirable" else picked
 
 
 def rows_of_step(num_rows: int, rows_per_step: int, seed: int, step: int) -> list[int]:

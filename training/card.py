@@ -10,10 +10,11 @@ METHODS = {
     "pretrain": "pretraining: next-token prediction on documents",
     "sft": "supervised fine-tuning: next-token prediction on the assistant's turns",
     "dpo": "direct preference optimisation on pairs of answers",
+    "kto": "Kahneman-Tversky optimisation on answers that were judged good or bad",
 }
 # Figures that follow from the weights; speeds would make two equal runs two different bundles.
 FIGURES = ("steps", "tokens", "loss", "validation_loss_before", "validation_loss", "preference_accuracy_before",
-           "preference_accuracy")  # fmt: skip
+           "preference_accuracy", "reward_margin")  # fmt: skip
 
 
 def model_card(job: Job, config: TrainingConfig, parameters: int, data_version: str, figures: Mapping[str, Metric]) -> str:

@@ -6,12 +6,27 @@ from pydantic import Field, model_validator
 
 from lineage.section import Section
 
-ObjectiveName = Literal["pretrain", "sft", "dpo"]
+ObjectiveName = Literal["pretrain", "sft", "dpo", "kto"]
 EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Offload = Literal["none", "optimizer", "all"]
 Checkpointing = Literal["none", "full", "selective"]
 Attention = Literal["auto", "eager", "sdpa", "flash", "flex"]
-PairLoss = Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down", "simpo", "orpo"]
+PairLoss = Literal[
+    "sigmoid",
+    "ipo",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "discopop",
+    "apo_zero",
+    "apo_down",
+    "simpo",
+    "orpo",
+]
+SMOOTHED: frozenset[PairLoss] = frozenset({"sigmoid", "robust", "exo_pair", "simpo"})
 ZERO_ENGINES: frozenset[EngineName] = frozenset({"zero1", "zero2", "zero3"})
 OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
     "optimizer": ("zero1", "zero2", "zero3"),
@@ -20,7 +35,7 @@ OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
 WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
-ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference"}
+ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference", "kto": "unpaired"}
 # Every linear layer of a Llama block: adapting all of them is what works best (Dettmers et al. 2023, QLoRA, section 4).
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -68,7 +83,8 @@ class TrainingConfig(Section):
     """One training stage. Every field shapes the weights or the record, so every field is part of the identity.
 
     Attributes:
-        objective: `pretrain` and `sft` minimise the cross entropy of target tokens, `dpo` the preference loss of pairs.
+        objective: `pretrain` and `sft` minimise the cross entropy of target tokens, `dpo` the preference loss of pairs,
+            `kto` that of single answers that were judged good or bad.
         steps: optimizer updates.
         rows_per_step: packed rows per update, over all processes.
         accumulation: forward/backward passes that one update is split into; lowers memory, leaves the update the same.
@@ -101,15 +117,24 @@ class TrainingConfig(Section):
         lora_alpha: adapters are scaled by `lora_alpha / lora_rank`.
         lora_targets: names of the linear layers that get an adapter.
         label_smoothing, z_loss: regularise the cross entropy (`training.scoring.Regularisation`); validation leaves them
-            out, so its losses stay comparable. Not for `dpo`.
+            out, so its losses stay comparable. Not for `dpo` and `kto`.
         dpo_loss: the loss on pairs, one of `training.preference.LOSSES`; `simpo` and `orpo` need no reference model.
         dpo_beta: how strongly DPO is tied to the reference model (Rafailov et al. 2023, equation 7); for `simpo` the
             scale of the margin, for `orpo` the weight of the odds ratio (lambda).
-        dpo_label_smoothing: the share of pairs that are taken to be swapped: `sigmoid`, `simpo` and `robust` only.
+        dpo_label_smoothing: the share of pairs that are taken to be swapped: `sigmoid`, `simpo`, `robust` and `exo_pair`
+            only; `exo_pair` needs one (its authors take 1e-3).
         dpo_margin: `simpo`'s target margin (gamma).
+        dpo_discopop_tau: the temperature of `discopop`'s blend.
         dpo_per_token: compare log-probabilities per token instead of per answer, so that length is no advantage; `ipo`,
             `simpo` and `orpo` always do.
+        dpo_wpo: whether each pair's loss is weighted by how likely the model itself would have given its answers
+            (`training.preference.self_likelihoods`); validation leaves that out, so its losses stay comparable.
         dpo_nll: the weight of the chosen answers' cross entropy per token, added to the loss; 0 leaves it out.
+        kto_loss: `kto` (Ethayarajh et al. 2024), or `apo_zero_unpaired`, which is the same without its zero point
+            (D'Oosterlinck et al. 2024).
+        kto_beta: how strongly KTO is tied to the reference model.
+        kto_desirable_weight, kto_undesirable_weight: how much good and bad answers count (lambda). With n good answers for
+            each bad one, KTO's authors choose them so that n times their quotient lies between 1 and 4/3 (equation 8).
     """
 
     objective: ObjectiveName
@@ -143,8 +168,14 @@ class TrainingConfig(Section):
     dpo_beta: Annotated[float, Field(gt=0)] = 0.1
     dpo_label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     dpo_margin: Annotated[float, Field(ge=0)] = 0.0
+    dpo_discopop_tau: Annotated[float, Field(gt=0)] = 0.05
     dpo_per_token: bool = False
+    dpo_wpo: bool = False
     dpo_nll: Annotated[float, Field(ge=0)] = 0.0
+    kto_loss: Literal["kto", "apo_zero_unpaired"] = "kto"
+    kto_beta: Annotated[float, Field(gt=0)] = 0.1
+    kto_desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    kto_undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
 
     @model_validator(mode="after")
     def _steps_add_up(self) -> Self:
@@ -164,10 +195,14 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _loss_takes_its_settings(self) -> Self:
-        if self.dpo_label_smoothing and self.dpo_loss not in ("sigmoid", "robust", "simpo"):
+        if self.dpo_label_smoothing and self.dpo_loss not in SMOOTHED:
             raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_label_smoothing: leave it out")
-        if self.objective == "dpo" and (self.label_smoothing or self.z_loss):
-            raise ValueError("objective `dpo` takes neither label_smoothing nor z_loss: dpo_label_smoothing is its own")
+        if self.dpo_loss == "exo_pair" and not self.dpo_label_smoothing:
+            raise ValueError("dpo_loss `exo_pair` needs dpo_label_smoothing above 0, such as 0.001")
+        if self.objective in ("dpo", "kto") and (self.label_smoothing or self.z_loss):
+            raise ValueError(f"objective `{self.objective}` takes neither label_smoothing nor z_loss: leave them out")
+        if not self.kto_desirable_weight and not self.kto_undesirable_weight:
+            raise ValueError("kto_desirable_weight and kto_undesirable_weight are both 0: nothing would be learnt")
         if self.dpo_margin and self.dpo_loss != "simpo":
             raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_margin: it is simpo's")
         return self

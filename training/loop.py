@@ -1,4 +1,4 @@
-"""The loop: one page for pretraining, SFT and DPO, on one process or many."""
+"""The loop: one page for pretraining, SFT, DPO and KTO, on one process or many."""
 
 import signal
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.schedule import learning_rate
 from training.telemetry import Telemetry
-from training.validate import validate
+from training.validate import validate, with_zero_point
 from training.watchdog import Watchdog
 
 
@@ -93,7 +93,7 @@ class Loop:
         rows = rows_of_step(data.num_rows, config.rows_per_step, config.seed, step)
         everything = data.batch(rows)
         # The mean is over the terms of *all* processes and micro-batches: any division of the rows gives the same update.
-        share = partial(_mean_share, self.train, max(1, data.terms(everything)))
+        share = partial(_mean_share, with_zero_point(self.engine, self.train, rows), data.terms(everything) or 1)
         turns = share_of(rows, self.processes.rank, self.processes.world, config.accumulation)
         loss = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(turns, start=1):
@@ -212,7 +212,7 @@ class StepFigures:
         return StepResult(self.step, self.rows, loss, norm)
 
 
-def _mean_share(objective: Objective, terms: int, batch: Batch, scores: Tensor) -> Tensor:
+def _mean_share(objective: Objective, terms: float, batch: Batch, scores: Tensor) -> Tensor:
     return objective.loss(batch, scores) / terms
 
 

@@ -4,6 +4,7 @@
 than the reference does, in nats.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,6 +61,17 @@ def pair_losses(answers: Answers, config: "TrainingConfig") -> Tensor:
     return losses - config.dpo_nll * answers.means[:, 0] if config.dpo_nll else losses
 
 
+def self_likelihoods(means: Tensor) -> Tensor:
+    """Returns how likely the policy itself would have given both answers of each pair, (pairs,): the weights of WPO.
+
+    Pairs that another model wrote then count less, as if the policy had drawn them (Zhou et al. 2024, WPO, equation 2).
+
+    Args:
+        means: (pairs, 2) mean over each answer's tokens of log p(token) - log sum p^2.
+    """
+    return means.sum(1).exp()
+
+
 def _sigmoid(answers: Answers, config: "TrainingConfig") -> Tensor:
     """DPO (Rafailov et al. 2023, equation 7); with label smoothing the conservative one (Mitchell 2023, cDPO)."""
     c, r = answers.ratios
@@ -77,6 +89,40 @@ def _ipo(answers: Answers, config: "TrainingConfig") -> Tensor:
     """Regresses the margin per token to 1 / (2 beta) (Azar et al. 2023, equation 17; per token as its authors advised)."""
     c, r = answers.per_token().ratios
     return (c - r - 1 / (2 * config.dpo_beta)) ** 2
+
+
+def _exo_pair(answers: Answers, config: "TrainingConfig") -> Tensor:
+    """The reverse KL divergence to preferences that are right but for a share epsilon (Ji et al. 2024, equation 16)."""
+    c, r = answers.ratios
+    margin, swapped = config.dpo_beta * (c - r), config.dpo_label_smoothing
+    right = torch.sigmoid(margin) * (logsigmoid(margin) - math.log1p(-swapped))
+    return right + torch.sigmoid(-margin) * (logsigmoid(-margin) - math.log(swapped))
+
+
+def _nca_pair(answers: Answers, config: "TrainingConfig") -> Tensor:
+    """Contrasts each answer with noise, so that the chosen one's likelihood stays up (Chen et al. 2024, NCA)."""
+    c, r = (config.dpo_beta * ratio for ratio in answers.ratios)
+    return -logsigmoid(c) - 0.5 * logsigmoid(-c) - 0.5 * logsigmoid(-r)
+
+
+def _bco_pair(answers: Answers, config: "TrainingConfig") -> Tensor:
+    """A classifier of good and bad answers whose logit is the reward (Jung et al. 2024, BCO), without its reward shift."""
+    c, r = (config.dpo_beta * ratio for ratio in answers.ratios)
+    return -logsigmoid(c) - logsigmoid(-r)
+
+
+def _sppo_hard(answers: Answers, config: "TrainingConfig") -> Tensor:
+    """Regresses both log-ratios to +- 1 / (2 beta) (Wu et al. 2024, SPPO, equation 4.7 with certain preferences)."""
+    c, r = answers.ratios
+    return (c - 0.5 / config.dpo_beta) ** 2 + (r + 0.5 / config.dpo_beta) ** 2
+
+
+def _discopop(answers: Answers, config: "TrainingConfig") -> Tensor:
+    """Blends the logistic and the exponential loss by the margin (Lu et al. 2024, DiscoPOP, equation 5)."""
+    c, r = answers.ratios
+    margin = config.dpo_beta * (c - r)
+    blend = torch.sigmoid(margin / config.dpo_discopop_tau)
+    return -(1 - blend) * logsigmoid(margin) + blend * torch.exp(-margin)
 
 
 def _hinge(answers: Answers, config: "TrainingConfig") -> Tensor:
@@ -119,6 +165,11 @@ LOSSES: dict[str, Loss] = {
     "ipo": _ipo,
     "hinge": _hinge,
     "robust": _robust,
+    "exo_pair": _exo_pair,
+    "nca_pair": _nca_pair,
+    "bco_pair": _bco_pair,
+    "sppo_hard": _sppo_hard,
+    "discopop": _discopop,
     "apo_zero": _apo_zero,
     "apo_down": _apo_down,
     "simpo": _simpo,

@@ -22,11 +22,14 @@ class Scorer(nn.Module):
 
     Args:
         regularise: what training, not validation, mixes into the log-probabilities.
+        collisions: whether training, not validation, needs `log_collisions` beside them.
     """
 
-    def __init__(self, model: "PreTrainedModel", regularise: "Regularisation | None" = None) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", regularise: "Regularisation | None" = None, collisions: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.regularise = model, regularise or Regularisation()
+        self.model, self.regularise, self.collisions = model, regularise or Regularisation(), collisions
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         """Scores targets.
@@ -39,7 +42,8 @@ class Scorer(nn.Module):
             targets: (targets,) token ids.
 
         Returns:
-            (targets,) natural log-probabilities, fp32; in training mode regularised.
+            (targets,) natural log-probabilities, fp32; in training mode regularised. With collisions it is (2, targets) in
+            training mode: below them the `log_collisions` of their distributions.
         """
         causal = plain_model(self.model)
         if causal.config._attn_implementation.startswith("flash"):  # keeps documents apart in one long row only
@@ -51,7 +55,20 @@ class Scorer(nn.Module):
         logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
         regularise = self.regularise if self.training else Regularisation()
         scores: Tensor = _TargetLogProbabilities.apply(logits, targets, regularise)  # type: ignore[no-untyped-call]
-        return scores
+        return torch.stack([scores, log_collisions(logits)]) if self.training and self.collisions else scores
+
+
+@torch.no_grad()
+def log_collisions(logits: Tensor) -> Tensor:
+    """Returns log sum p^2 of every softmax p of (targets, vocab) logits, (targets,) fp32: how sure the model is.
+
+    It is the mean log-probability's yardstick in WPO: the probability that two words drawn from p are the same.
+    """
+    result = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    for start in range(0, len(logits), CHUNK):
+        numbers = logits[start : start + CHUNK].float()
+        result[start : start + CHUNK] = (2 * numbers).logsumexp(-1) - 2 * numbers.logsumexp(-1)
+    return result
 
 
 @dataclass(frozen=True)

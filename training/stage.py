@@ -20,11 +20,11 @@ from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
 from training.model import Vocabulary, build_model, count_parameters, plain_model
-from training.objectives import Objective
+from training.objectives import Objective, PairObjective, UnpairedObjective
 from training.processes import Processes, StopRequest
 from training.scoring import Regularisation, Scorer
 from training.telemetry import History, Telemetry
-from training.validate import reference_scores, validation_rows
+from training.validate import Beat, reference_scores, unheard, validation_rows
 from training.watchdog import Watchdog
 
 
@@ -46,13 +46,14 @@ def train_stage(
         The stage's metrics, on rank 0; {} on the others.
     """
     training, folder = settle_precision(config.training, out / FOLDER, processes), _data_folder(job)
-    check_division(training, processes)
     train, validation = (PackedRows(folder, training.objective, split) for split in ("train", "validation"))
+    check_division(training, processes, train)
     vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
 
     def build() -> Scorer:
         regularise = Regularisation(training.label_smoothing, training.z_loss)
-        return Scorer(build_model(config.model, base, vocabulary, training, train.seq_len), regularise)
+        model = build_model(config.model, base, vocabulary, training, train.seq_len)
+        return Scorer(model, regularise, collisions=training.objective == "dpo" and training.dpo_wpo)
 
     def card(figures: Mapping[str, Metric]) -> str:
         return model_card(job, training, parameters, data_version(job), figures)
@@ -68,12 +69,13 @@ def train_stage(
     engine = make_engine(resources, scorer, training, processes)
     checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
     with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:
-        objectives = _objectives(engine, train, validation, watchdog)
+        learnt = make_objective(engine, train, "train", watchdog.beat)
+        validated = make_objective(engine, validation, "validation", watchdog.beat)
         progress = checkpoints.load_newest(engine)
         telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
         finished = False
         try:
-            Loop(training, processes, engine, *objectives, checkpoints, telemetry, stop, watchdog, progress).run()
+            Loop(training, processes, engine, learnt, validated, checkpoints, telemetry, stop, watchdog, progress).run()
             finished = True
         finally:
             if telemetry:
@@ -100,12 +102,19 @@ def settle_precision(training: TrainingConfig, checkpoints: Path, processes: Pro
     return training.model_copy(update={"precision": precision})
 
 
-def check_division(training: TrainingConfig, processes: Processes) -> None:
+def check_division(training: TrainingConfig, processes: Processes, data: PackedRows) -> None:
     """Refuses rows that cannot be divided equally.
 
     Raises:
-        BadInput: naming the nearest number of rows that can.
+        BadInput: naming the nearest number of rows that can; or there are fewer rows than processes.
     """
+    if data.num_rows < processes.world:
+        raise BadInput(
+            data.path,
+            "",
+            f"holds {data.num_rows} packed rows, fewer than the {processes.world} processes",
+            "use fewer processes, more data, or a smaller `data: seq_len`",
+        )
     shares, rows = processes.world * training.accumulation, training.rows_per_step
     if rows % shares:
         raise BadInput(
@@ -130,26 +139,34 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     }
     if accuracies:
         metrics |= {"preference_accuracy_before": accuracies[0], "preference_accuracy": accuracies[-1]}
+    if rewards := history.values("reward_desirable"):
+        metrics["reward_margin"] = rewards[-1] - history.values("reward_undesirable")[-1]
     return metrics
 
 
-def _objectives(
-    engine: Engine, train: PackedRows, validation: PackedRows, watchdog: Watchdog
-) -> tuple[Objective, Objective]:
+def make_objective(engine: Engine, data: PackedRows, split: str, beat: Beat = unheard) -> Objective:
+    """Returns the loss over a file of rows. What needs a reference scores the rows now, before the first step."""
     config = engine.config
-    if config.objective != "dpo":
-        return Objective(train), Objective(validation)
-    used = {
-        row
-        for step in range(min(config.steps, -(-train.num_rows // config.rows_per_step)))
-        for row in rows_of_step(train.num_rows, config.rows_per_step, config.seed, step)
-    }
-    return (
-        Objective(train, reference_scores(engine, train, sorted(used), watchdog.beat), config),
-        Objective(
-            validation, reference_scores(engine, validation, validation_rows(engine, validation), watchdog.beat), config
-        ),
-    )
+    if config.objective not in ("dpo", "kto"):
+        return Objective(data)
+    if config.objective == "kto" and not data.judged:
+        raise BadInput(data.path, "desirable", "is missing", "run the data stage again")
+    rows = validation_rows(engine, data) if split == "validation" else _rows_of_run(config, data)
+    reference = reference_scores(engine, data, rows, beat)
+    if config.objective == "dpo":
+        return PairObjective(data, config, reference)
+    mismatched = None
+    if config.kto_loss == "kto":
+        other = PackedRows(data.folder, config.objective, f"{split}-mismatched")
+        mismatched = UnpairedObjective(other, config, reference_scores(engine, other, rows, beat))
+    return UnpairedObjective(data, config, reference, mismatched)
+
+
+def _rows_of_run(config: TrainingConfig, data: PackedRows) -> list[int]:
+    """Returns the rows that the run will ever learn from."""
+    steps = min(config.steps, -(-data.num_rows // config.rows_per_step))
+    rows = (rows_of_step(data.num_rows, config.rows_per_step, config.seed, step) for step in range(steps))
+    return sorted({row for step in rows for row in step})
 
 
 def _data_folder(job: Job) -> Path:

@@ -1,6 +1,7 @@
-"""Scoring rows without learning from them: validation, and DPO's reference; divided over the processes."""
+"""Scoring rows without learning from them: validation, the reference, KTO's zero point; divided over the processes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,17 +9,17 @@ from torch import Tensor
 from training.batches import Batch, PackedRows
 from training.config import WITHOUT_REFERENCE
 from training.engine import Engine
-from training.objectives import Objective, answer_scores
+from training.objectives import Objective, UnpairedObjective, answer_scores
 
 Beat = Callable[[str], None]  # `Watchdog.beat`
 
 
-def _unheard(_doing: str) -> None:
+def unheard(_doing: str) -> None:
     """Where no watchdog listens."""
 
 
 def score_rows(
-    engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = _unheard
+    engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = unheard
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yields this process's batches of the rows with the scores of their targets; calls `beat` with every batch.
 
@@ -39,22 +40,40 @@ def validation_rows(engine: Engine, data: PackedRows) -> range:
     return range(min(engine.config.validation_rows or data.num_rows, data.num_rows))
 
 
-def validate(engine: Engine, objective: Objective, beat: Beat = _unheard) -> dict[str, float]:
-    """Returns `validation_loss`, the mean over terms of the validation rows, and for DPO `preference_accuracy`."""
-    data = objective.data
-    rows = validation_rows(engine, data)
-    sums = torch.zeros(3, dtype=torch.float64)  # loss, pairs ranked right, terms
+def validate(engine: Engine, objective: Objective, beat: Beat = unheard) -> dict[str, float]:
+    """Returns the means over the validation rows of the objective's figures: `validation_loss`, and what it adds."""
+    rows = validation_rows(engine, objective.data)
+    objective = with_zero_point(engine, objective, rows, beat)
+    sums: dict[str, Tensor] = {}
     engine.scorer.eval()
-    for batch, scores in score_rows(engine, data, rows, beat):
-        terms = data.terms(batch)
-        sums += torch.tensor([float(objective.loss(batch, scores)), objective.ranked_right(batch, scores), terms])
+    for batch, scores in score_rows(engine, objective.data, rows, beat):
+        for name, figures in objective.figures(batch, scores).items():
+            sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + torch.tensor(figures, dtype=torch.float64)
     engine.scorer.train()
-    loss, right, terms = engine.processes.sum(sums).tolist()
-    result = {"validation_loss": loss / max(1.0, terms)}
-    return result | {"preference_accuracy": right / max(1.0, terms)} if objective.reference is not None else result
+    totals = engine.processes.sum(torch.stack(list(sums.values()))).tolist()
+    return {name: total / (count or 1.0) for name, (total, count) in zip(sums, totals, strict=True)}
 
 
-def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = _unheard) -> Tensor:
+def with_zero_point(engine: Engine, objective: Objective, rows: Sequence[int], beat: Beat = unheard) -> Objective:
+    """Returns the objective for these rows: KTO's with the zero point that they share, any other as it is.
+
+    The zero point is the mean log-ratio of their mismatched answers, at least 0: an estimate of the KL divergence of the
+    policy from the reference (Ethayarajh et al. 2024, section 4.1). It is taken over *all* rows of a step, whatever the
+    processes and micro-batches, so any division of the rows gives the same update.
+    """
+    if not isinstance(objective, UnpairedObjective) or objective.mismatched is None:
+        return objective
+    mismatched, sums = objective.mismatched, torch.zeros(2, dtype=torch.float64)
+    engine.scorer.eval()
+    for batch, scores in score_rows(engine, mismatched.data, rows, beat):
+        if batch.rows:
+            sums += torch.tensor([float(mismatched.ratios(batch, scores).sum()), len(batch.examples)], dtype=torch.float64)
+    engine.scorer.train()
+    total, count = engine.processes.sum(sums).tolist()
+    return replace(objective, zero_point=max(0.0, total / max(1.0, count)))
+
+
+def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = unheard) -> Tensor:
     """Returns the summed log-probabilities of every answer in these rows, (rows of the file, segments_per_row) fp32.
 
     Called before the first step, when the policy still is the reference. A resumed run calls it before it restores its
@@ -62,7 +81,7 @@ def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int], beat
     reference in every step). Losses without reference get zeros, at no cost.
     """
     table = torch.zeros(data.num_rows, data.segments_per_row)
-    if engine.config.dpo_loss in WITHOUT_REFERENCE:
+    if data.objective == "dpo" and engine.config.dpo_loss in WITHOUT_REFERENCE:
         return table
     engine.scorer.eval()
     for batch, scores in score_rows(engine, data, rows, beat):

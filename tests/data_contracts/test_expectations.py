@@ -7,7 +7,7 @@ from tiny_corpus import chat, sentence
 
 from data_contracts.config import DataConfig, RowKind, Source
 from data_contracts.expectations import _raise_internal_error, check_rows
-from data_contracts.rows import ROW_MODELS, Row
+from data_contracts.rows import Row, row_model
 from lineage.errors import GoldpathError
 
 CONFIG = DataConfig(sources=[Source(kind="stdlib")], max_characters=1000, max_answer_characters=100)
@@ -24,8 +24,18 @@ def make(kind: RowKind, changes: dict[str, Any]) -> Row:
             "chosen": chat("Where?", "Here.")[1:],
             "rejected": chat("Where?", "There.")[1:],
         },
+        "unpaired": {"id": "good", "prompt": "Where?", "completion": " Here.", "label": True},
     }
-    return ROW_MODELS[kind].model_validate(good[kind] | {"source": "test"} | changes)
+    value = good[kind] | {"source": "test"} | changes
+    return row_model(kind, value).model_validate(value)
+
+
+def call(name: str) -> dict[str, Any]:
+    """An assistant's turn that calls a tool."""
+    return {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": {}}}]}
+
+
+SAID = {"role": "tool", "content": "it is on"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +58,7 @@ def make(kind: RowKind, changes: dict[str, Any]) -> Row:
                 "long_answer": {"messages": chat("Where?", "h" * 101)},
                 "undecodable": {"messages": chat("Wh\ufffdre?", "Here.")},
                 "control_token": {"messages": chat("Where?<|end|>", "Here.")},
+                "unknown_tool": {"messages": [chat("On!", "")[0], call("lamp")], "tools": [{"name": "door"}]},
             },
         ),
         (
@@ -59,6 +70,16 @@ def make(kind: RowKind, changes: dict[str, Any]) -> Row:
                 "empty_turn": {"rejected": chat("Where?", "")[1:]},
                 "long_answer": {"chosen": chat("Where?", "h" * 101)[1:]},
                 "control_token": {"rejected": chat("Where?", "<|user|>")[1:]},
+            },
+        ),
+        (
+            "unpaired",
+            {
+                "roles": {"prompt": chat("Where?", "Here."), "completion": chat("x", "y")[1:]},
+                "empty_turn": {"completion": " "},
+                "long_answer": {"completion": "h" * 101},
+                "undecodable": {"prompt": "Wh\ufffdre?"},
+                "control_token": {"completion": "<|end|>"},
             },
         ),
     ],
@@ -78,6 +99,25 @@ def test_each_rule_names_the_row_that_breaks_it(kind: RowKind, broken: dict[str,
 def test_a_system_message_and_many_turns_keep_the_contract() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *chat("One?", "1"), *chat("Two?", "2")]
     assert check_rows("sft", [make("sft", {"messages": messages})], CONFIG, ["<|end|>"]).reasons == {}
+
+
+@pytest.mark.parametrize(
+    ("messages", "kept"),
+    [
+        ([chat("On!", "")[0], call("lamp"), SAID, chat("", "Done.")[1]], True),
+        ([chat("On!", "")[0], call("lamp"), SAID, SAID, call("lamp"), SAID, chat("", "Done.")[1]], True),
+        ([chat("On!", "")[0], call("lamp")], True),  # to call is the answer
+        ([chat("On!", "")[0], call("lamp"), *chat("And?", "Done.")], False),  # nobody says what came of the call
+        ([chat("On!", "")[0], SAID, chat("", "Done.")[1]], False),
+        ([chat("On!", "")[0], call("lamp"), SAID], False),
+    ],
+)
+def test_tools_stand_between_calls_and_words(messages: list[dict[str, Any]], kept: bool) -> None:
+    reasons = check_rows("sft", [make("sft", {"messages": messages})], CONFIG, ["<|end|>"]).reasons
+    assert [reason.rule for reason in reasons.values()] == ([] if kept else ["roles"])
+    completion = {"prompt": messages[:1], "completion": messages[1:]}
+    row = row_model("sft", completion).model_validate({"id": "c", "source": "t", **completion})
+    assert bool(check_rows("sft", [row], CONFIG, []).reasons) != kept
 
 
 @pytest.mark.parametrize("nested", [False, True])

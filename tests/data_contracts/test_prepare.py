@@ -18,6 +18,7 @@ EXPECTED = {
     ("c-roles", "quarantined", "roles"),
     ("c-long", "quarantined", "too_long"),
     ("p-same", "quarantined", "no_preference"),
+    ("u-leak", "contaminated", "phrase"),
 }
 FILES = {"quarantined": "quarantine.jsonl", "duplicates": "duplicates.jsonl", "contaminated": "contaminated.jsonl"}
 
@@ -64,7 +65,7 @@ def test_golden_questions_are_frozen_and_absent_from_all_rows(data_run: Path) ->
 
 
 def test_data_docs_open_without_a_network(data_run: Path) -> None:
-    for name in ("index", "pretrain", "sft", "preference"):
+    for name in ("index", "pretrain", "sft", "preference", "unpaired"):
         page = (data_run / "out" / "data_docs" / f"{name}.html").read_text()
         assert "<script" not in page
         assert "<link" not in page
@@ -132,6 +133,39 @@ def test_bad_input_is_one_line_that_names_file_place_and_fix(tmp_path: Path, spo
     for words in said:
         assert words in error
     assert not (tmp_path / "out" / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "truncated", "dropped"), [("drop", 0, None, 1), ("truncate", 0, 1, None), ("stop", 2, None, None)]
+)
+def test_rows_longer_than_the_context(
+    tmp_path: Path, policy: str, code: int, truncated: int | None, dropped: int | None
+) -> None:
+    recipe = write_corpus(tmp_path, on_too_long=policy)
+    done = run_data("--config", recipe, "--out", tmp_path / "out", home=tmp_path / "home")
+    assert done.returncode == code, done.stderr
+    if policy == "stop":
+        assert "source sft: c-long: " in done.stderr
+        assert "Fix: raise `seq_len`, or set `on_too_long: drop` or `truncate`" in done.stderr
+        return
+    rules = json.loads((tmp_path / "out" / "funnel.json").read_text())["rules"]
+    assert (rules.get("pack.truncated"), rules.get("pack.too_long")) == (truncated, dropped)
+
+
+def test_rows_that_call_tools_bring_their_tokens(tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "lamp", "arguments": {"on": True}}}]}
+    turns = [{"role": "user", "content": "Light!"}, call, {"role": "tool", "content": "on"}]
+    rows = [
+        {"messages": [*turns, {"role": "assistant", "content": f"Done {i}."}], "tools": [{"name": "lamp"}]}
+        for i in range(4)
+    ]
+    recipe = write_corpus(tmp_path)
+    write_lines(tmp_path / "sft.jsonl", rows)
+    done = run_data("--config", recipe, "--out", tmp_path / "out", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "funnel.json").read_text())["kinds"]["sft"]["kept"] == 4
+    assert '"<|call|>"' in (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_text()
+    assert "tool_calls" in (tmp_path / "out" / "rows" / "sft" / "train.jsonl").read_text()
 
 
 def test_contamination_can_stop_the_stage(tmp_path: Path) -> None:

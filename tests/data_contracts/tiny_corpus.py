@@ -62,6 +62,7 @@ def conversations() -> list[dict[str, Any]]:
         {"id": "c-mail", "messages": chat("Who wrote this?", "jane.doe@goldpath.dev did.")},
         {"id": "c-roles", "messages": chat("Where is it?", "Here.")[::-1]},
         {"id": "c-long", "messages": chat("Tell me all of it.", sentence("all", 300))},
+        {"id": "c-plain", "prompt": "The lantern is", "completion": " bright.", "weight": 2.0},
     ]
 
 
@@ -82,6 +83,17 @@ def preferences() -> list[dict[str, Any]]:
     ]
 
 
+def judged() -> list[dict[str, Any]]:
+    """Ten answers that were judged, plain texts and messages, and one that repeats a golden question."""
+    plain = [{"id": f"u{i}", "prompt": f"The {w} is", "completion": f" in the {w} house.", "label": i % 2 == 0}
+             for i, w in enumerate(WORDS[:5])]  # fmt: skip
+    chats = [
+        {"id": f"v{i}", "prompt": chat(f"Whose {w}?", "")[:1], "completion": chat("", f"Its {w}.")[1:], "label": i > 6}
+        for i, w in enumerate(WORDS[5:10], start=5)
+    ]
+    return [*plain, *chats, plain[0] | {"id": "u-leak", "prompt": GOLDEN_QUESTION}]
+
+
 def golden() -> list[dict[str, Any]]:
     """One golden item of two kinds."""
     return [
@@ -92,7 +104,13 @@ def golden() -> list[dict[str, Any]]:
 
 def write_corpus(folder: Path, **settings: Any) -> Path:
     """Writes the corpus and a recipe beside it, and returns the recipe."""
-    kinds = {"pretrain": documents(), "sft": conversations(), "preference": preferences(), "golden": golden()}
+    kinds = {
+        "pretrain": documents(),
+        "sft": conversations(),
+        "preference": preferences(),
+        "unpaired": judged(),
+        "golden": golden(),
+    }
     for kind, rows in kinds.items():
         write_lines(folder / f"{kind}.jsonl", rows)
     sources = [{"kind": "jsonl", "path": f"{kind}.jsonl", "rows": kind} for kind in kinds]

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.recipe import SHIPPED, load_recipe
+from flows.launch import ROOMS
+from flows.plan import steps_of
+from flows.recipe import OBJECTIVES, SHIPPED, load_recipe
+from flows.report import STAGE_ORDER
+from flows.settings import Settings
 from lineage.errors import BadInput
 from lineage.section import read_yaml
 
@@ -83,6 +87,15 @@ def test_an_unknown_suite_is_told_before_anything_runs(recipe_file):
 def test_nothing_to_train_is_refused(recipe_file):
     with pytest.raises(BadInput, match="nothing to train"):
         load_recipe(recipe_file(pretrain=None, sft=None, dpo=None))
+
+
+def test_unpaired_answers_have_a_stage_of_their_own(recipe_file, tmp_path):
+    recipe = load_recipe(recipe_file(dpo=None, kto={"steps": 3, "kto_undesirable_weight": 1.5}))
+    assert recipe.objectives[-1] == "kto"
+    *_, kto, evaluate = steps_of(recipe, Settings(home=tmp_path))
+    assert (kto.stage, kto.job.reads["data"]) == ("kto", ["tokenizer/*", "packed/unpaired/*"])
+    assert evaluate.job.parents["candidate"] == kto.out
+    assert set(OBJECTIVES) <= set(ROOMS) & set(STAGE_ORDER)
 
 
 def test_paths_are_relative_to_the_recipe(recipe_file):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import VOCABULARY, Command, pack_row, write_packed, write_tokenizer
+from tiny_training import VOCABULARY, Command, judged_answers, pack_row, write_packed, write_tokenizer, write_unpaired
 
 from training.batches import PackedRows
 
@@ -19,6 +19,7 @@ def packed_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generator = torch.Generator().manual_seed(seed)
         for kind in ("pretrain", "sft", "preference"):
             write_packed(folder, kind, split, [pack_row(kind, generator) for _ in range(10 if split == "train" else 5)])
+        write_unpaired(folder, split, judged_answers(generator, 40 if split == "train" else 16))
     return folder
 
 

@@ -9,6 +9,7 @@ from tiny_training import TINY_MODEL, VOCABULARY, Command, write_tokenizer
 
 from lineage.errors import BadInput, Tampered
 from lineage.section import parse
+from training.batches import PackedRows
 from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
 from training.model import Vocabulary, build_model
 from training.placement import require_possible
@@ -107,9 +108,17 @@ def test_processes_that_were_not_started() -> None:
         join_processes(Resources(processes=2, engine="ddp"), Path("job.yaml"))
 
 
-def test_rows_that_cannot_be_divided() -> None:
+def test_rows_that_cannot_be_divided(packed_data: Path) -> None:
+    rows = PackedRows(packed_data, "sft", "train")
     with pytest.raises(BadInput, match=r"is 6, no multiple of 2 processes x accumulation 2. Fix: use 8"):
-        check_division(training(rows_per_step=6, accumulation=2), Processes(0, 2, torch.device("cpu")))
+        check_division(training(rows_per_step=6, accumulation=2), Processes(0, 2, torch.device("cpu")), rows)
+
+
+def test_more_processes_than_rows(packed_data: Path) -> None:
+    rows = PackedRows(packed_data, "sft", "train")
+    check_division(training(rows_per_step=10), Processes(0, 10, torch.device("cpu")), rows)
+    with pytest.raises(BadInput, match=r"train.safetensors: holds 10 packed rows, fewer than the 11 processes"):
+        check_division(training(rows_per_step=11), Processes(0, 11, torch.device("cpu")), rows)
 
 
 def test_unknown_adapter_target(small_base: Path, packed_data: Path) -> None:

@@ -52,9 +52,9 @@ def test_pairs_are_counted_by_document(packed_rows: Callable[..., PackedRows]) -
     data = packed_rows("dpo")
     batch = data.batch([0, 1])
     assert data.segments_per_row % 2 == 0
-    assert set((batch.segments // 2).tolist()) == set(batch.pairs.tolist())
-    assert data.terms(batch) == len(batch.pairs)
-    assert batch.pairs.max() >= data.segments_per_row // 2  # pairs of the second row are numbered after the first's
+    assert set((batch.segments // 2).tolist()) == set(batch.examples.tolist())
+    assert data.terms(batch) == len(batch.examples)
+    assert batch.examples.max() >= data.segments_per_row // 2  # pairs of the second row are numbered after the first's
 
 
 def write(folder: Path, **changes: torch.Tensor) -> Path:
@@ -72,6 +72,8 @@ def write(folder: Path, **changes: torch.Tensor) -> Path:
     [
         ({"labels": torch.zeros(2, SEQ_LEN, dtype=torch.int64)}, "does not hold int32"),
         ({"labels": torch.zeros(1, SEQ_LEN, dtype=torch.int32)}, "does not hold int32"),
+        ({"weights": torch.zeros(1, 1)}, "does not hold a weight or judgement for every document"),
+        ({"weights": torch.zeros(2, 0)}, "does not hold a weight or judgement for every document"),
     ],
 )
 def test_wrong_tensors_are_refused(tmp_path: Path, changes: dict[str, torch.Tensor], problem: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from training.batches import PackedRows
 from training.config import TrainingConfig
-from training.objectives import Objective, answer_scores, next_token_loss
+from training.objectives import PairObjective, answer_scores, next_token_loss
 from training.schedule import learning_rate
 
 
@@ -33,10 +33,12 @@ def test_answers_are_summed_by_document(packed_rows: Callable[..., PackedRows]) 
 def test_ranking_counts_pairs_whose_chosen_answer_is_likelier(packed_rows: Callable[..., PackedRows]) -> None:
     data = packed_rows("dpo")
     batch = data.batch([0])
-    objective = Objective(data, torch.zeros(data.num_rows, data.segments_per_row), TrainingConfig(objective="dpo", steps=1))
+    reference = torch.zeros(data.num_rows, data.segments_per_row)
+    objective = PairObjective(data, TrainingConfig(objective="dpo", steps=1), reference)
     favour_chosen = torch.where(batch.segments % 2 == 0, -0.1, -9.0)
-    assert objective.ranked_right(batch, favour_chosen) == len(batch.pairs)
-    assert objective.ranked_right(batch, -9.1 - favour_chosen) == 0
+    pairs = len(batch.examples)
+    assert objective.figures(batch, favour_chosen)["preference_accuracy"] == (pairs, pairs)
+    assert objective.figures(batch, -9.1 - favour_chosen)["preference_accuracy"] == (0, pairs)
 
 
 def test_schedules() -> None:

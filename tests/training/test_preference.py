@@ -12,6 +12,7 @@ from training.preference import LOSSES, Answers, pair_losses
 
 # Per pair: log-probabilities of chosen and rejected answer by the policy, by the reference, and their lengths.
 PAIRS = [((-3.0, -5.0), (-4.0, -4.5), (3, 2)), ((-2.0, -1.0), (-2.0, -3.0), (4, 5))]
+SWAPPED = 0.01
 
 
 def answers(requires_grad: bool = False) -> Answers:
@@ -20,7 +21,9 @@ def answers(requires_grad: bool = False) -> Answers:
 
 
 def configure(loss: str, **options: object) -> TrainingConfig:
-    return TrainingConfig.model_validate({"objective": "dpo", "steps": 1, "dpo_loss": loss, "dpo_beta": 0.3, **options})
+    needed = {"dpo_label_smoothing": SWAPPED} if loss == "exo_pair" else {}
+    values = {"objective": "dpo", "steps": 1, "dpo_loss": loss, "dpo_beta": 0.3, **needed, **options}
+    return TrainingConfig.model_validate(values)
 
 
 def sigmoid(x: float) -> float:
@@ -35,6 +38,16 @@ def odds(mean: float) -> float:
 BY_HAND: dict[str, Callable[..., float]] = {
     "sigmoid": lambda c, r, _: -math.log(sigmoid(0.3 * (c - r))),
     "robust": lambda c, r, _: -math.log(sigmoid(0.3 * (c - r))),  # without swapped pairs
+    "exo_pair": lambda c, r, _: sum(
+        sigmoid(margin) * math.log(sigmoid(margin) / share)
+        for margin, share in ((0.3 * (c - r), 1 - SWAPPED), (0.3 * (r - c), SWAPPED))
+    ),
+    "nca_pair": lambda c, r, _: -math.log(sigmoid(0.3 * c) * math.sqrt(sigmoid(-0.3 * c) * sigmoid(-0.3 * r))),
+    "bco_pair": lambda c, r, _: -math.log(sigmoid(0.3 * c) * sigmoid(-0.3 * r)),
+    "sppo_hard": lambda c, r, _: (c - 1 / 0.6) ** 2 + (r + 1 / 0.6) ** 2,
+    "discopop": lambda c, r, _: (
+        -(1 - sigmoid(6 * (c - r))) * math.log(sigmoid(0.3 * (c - r))) + sigmoid(6 * (c - r)) * math.exp(-0.3 * (c - r))
+    ),
     "hinge": lambda c, r, _: max(0.0, 1 - 0.3 * (c - r)),
     "apo_zero": lambda c, r, _: 1 - sigmoid(0.3 * c) + sigmoid(0.3 * r),
     "apo_down": lambda c, r, _: sigmoid(0.3 * c) + 1 - sigmoid(0.3 * (c - r)),
@@ -113,6 +126,7 @@ def test_an_answer_that_is_certain_keeps_the_odds_finite() -> None:
         ({"dpo_loss": "hinge", "dpo_label_smoothing": 0.1}, "hinge"),
         ({"dpo_loss": "sigmoid", "dpo_margin": 0.5}, "dpo_margin"),
         ({"dpo_loss": "kto"}, "dpo_loss"),
+        ({"dpo_loss": "exo_pair", "dpo_label_smoothing": 0.0}, "needs dpo_label_smoothing"),
         ({"z_loss": 1e-4}, "z_loss"),
         ({"dpo_label_smoothing": 0.5}, "dpo_label_smoothing"),
     ],

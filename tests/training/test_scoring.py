@@ -12,7 +12,7 @@ from training import scoring
 from training.batches import PackedRows
 from training.config import ModelConfig, TrainingConfig
 from training.model import Vocabulary, build_model
-from training.scoring import Regularisation, Scorer
+from training.scoring import Regularisation, Scorer, log_collisions
 
 
 @pytest.fixture
@@ -98,3 +98,19 @@ def test_a_batch_without_targets_has_a_gradient_of_zero(scorer: Scorer, packed_r
     assert (len(blank.targets), blank.tokens, blank.rows) == (0, 0, ())
     scorer(blank.input_ids, blank.position_ids, blank.predictors, blank.targets).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in scorer.parameters())
+
+
+def test_collisions_are_the_chance_of_drawing_the_same_word_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "CHUNK", 3)
+    logits = torch.randn(7, 11) * 4
+    assert torch.allclose(log_collisions(logits), logits.softmax(-1).square().sum(-1).log(), atol=1e-5)
+
+
+def test_collisions_come_with_the_scores_of_training_alone(scorer: Scorer, packed_rows: Callable[..., PackedRows]) -> None:
+    batch = packed_rows("dpo").batch([0])
+    inputs = (batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+    scorer.collisions = True
+    plain = scorer.eval()(*inputs)
+    scores, collisions = scorer.train()(*inputs)
+    assert torch.equal(scores, plain)
+    assert (collisions <= 0).all()

@@ -54,6 +54,28 @@ def pack(row: list[Document]) -> dict[str, list[int]]:
     return packed
 
 
+def is_good(number: int) -> bool:
+    """Whether the answer of a row is a good one: two of three are."""
+    return number % 3 != 0
+
+
+def write_judged(folder: Path) -> None:
+    """Writes judged answers; as TRL does, each prompt's mismatched answer is that of the row before it in its step."""
+    rows = [pack(row) for row in documents("unpaired")]
+    mismatched: list[dict[str, list[int]]] = [{} for _ in rows]
+    pairs = [row[0] for row in documents("unpaired")]
+    for step in range(STEPS):
+        numbers = rows_of_step(NUM_ROWS, ROWS_PER_STEP, 0, step)
+        for number, before in zip(numbers, [numbers[-1], *numbers[:-1]], strict=True):
+            mismatched[number] = pack([(pairs[number][0], pairs[before][1])])
+    judged = [[int(is_good(number))] for number in range(NUM_ROWS)]
+    for split in ("train", "validation"):
+        for name, packed in ((split, rows), (f"{split}-mismatched", mismatched)):
+            write_packed(folder, "unpaired", name, [
+                {**row, "desirable": good} for row, good in zip(packed, judged, strict=True)
+            ])  # fmt: skip
+
+
 def in_words(tokens: list[int]) -> str:
     """Returns the text that the tokenizer of these tests turns into these tokens."""
     return " ".join({BOS: "<s>", EOS: "</s>"}.get(token, f"w{token}") for token in tokens)
@@ -64,6 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder, and a model that both sides start from."""
     folder = tmp_path_factory.mktemp("parity")
     write_tokenizer(folder / "data/tokenizer", VOCABULARY)
+    write_judged(folder / "data")
     for split in ("train", "validation"):
         write_packed(folder / "data", "pretrain", split, [pack_row("pretrain", torch.Generator().manual_seed(1))] * 4)
         for kind in ("sft", "preference"):
@@ -101,6 +124,7 @@ def theirs(place: Path, tmp_path: Path) -> Losses:
         configuration, trainer = {
             "sft": (trl.SFTConfig, trl.SFTTrainer),
             "dpo": (trl.DPOConfig, trl.DPOTrainer),
+            "kto": (trl.KTOConfig, trl.KTOTrainer),
         }[objective]
         rows = list(documents("preference" if objective == "dpo" else "sft"))
         order = [row for step in range(STEPS) for row in rows_of_step(NUM_ROWS, ROWS_PER_STEP, 0, step)]
@@ -108,7 +132,8 @@ def theirs(place: Path, tmp_path: Path) -> Losses:
         texts = [
             {"prompt": in_words(row[0][0])}
             | {column: " " + in_words(answer) for column, (_, answer) in zip(columns, row, strict=True)}
-            for row in (rows[number] for number in order)
+            | ({"label": is_good(number)} if objective == "kto" else {})
+            for number, row in ((number, rows[number]) for number in order)
         ]
         losses: list[float] = []
 
@@ -150,9 +175,28 @@ def test_sft(ours: Losses, theirs: Losses) -> None:
     assert ours("sft") == pytest.approx(theirs("sft"), abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "discopop", "apo_zero",
+        "apo_down",
+    ],
+)  # fmt: skip
 def test_dpo(ours: Losses, theirs: Losses, loss: str) -> None:
-    smoothing = 0.1 if loss == "robust" else 0.0
+    smoothing = 0.1 if loss in ("robust", "exo_pair") else 0.0
     mine = ours("dpo", dpo_loss=loss, dpo_beta=0.3, dpo_label_smoothing=smoothing)
     assert len(mine) == STEPS
     assert mine == pytest.approx(theirs("dpo", loss_type=[loss], beta=0.3, label_smoothing=smoothing), abs=TOLERANCE)
+
+
+def test_wpo(ours: Losses, theirs: Losses) -> None:
+    theirs_weighted = theirs("dpo", loss_type=["sigmoid"], beta=0.3, use_weighting=True)
+    assert ours("dpo", dpo_beta=0.3, dpo_wpo=True) == pytest.approx(theirs_weighted, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_kto(ours: Losses, theirs: Losses, loss: str) -> None:
+    mine = ours("kto", kto_loss=loss, kto_beta=0.3, kto_desirable_weight=1.2, kto_undesirable_weight=0.7)
+    assert len(mine) == STEPS
+    options = {"desirable_weight": 1.2, "undesirable_weight": 0.7}
+    assert mine == pytest.approx(theirs("kto", loss_type=loss, beta=0.3, **options), abs=TOLERANCE)

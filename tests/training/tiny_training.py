@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from data_contracts.encode import Piece, Segment
+from data_contracts.pack import arrange, fill_rows, mismatch
+from data_contracts.pack import write_packed as write_tensors
 from training.batches import NO_TARGET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +75,26 @@ def pack_row(kind: str, generator: torch.Generator) -> dict[str, list[int]]:
     row["position_ids"] += range(padding)
     row["segment_ids"] += [-1] * padding
     return row
+
+
+def judged_answers(generator: torch.Generator, number: int) -> list[Piece]:
+    """Prompts of one word with answers: those that count down are good, those that count up, as the base does, are bad."""
+    pieces = []
+    for position in range(number):
+        length, start = (int(torch.randint(low, high, (), generator=generator)) for low, high in ((3, 8), (10, 40)))
+        step = -1 if position % 2 else 1
+        tokens = [1, start, *(start + step * i for i in range(1, length)), 2]
+        segment = Segment(tokens, [False, False] + [True] * (len(tokens) - 2))
+        pieces.append(Piece((segment,), desirable=bool(position % 2)))
+    return pieces
+
+
+def write_unpaired(folder: Path, split: str, pieces: list[Piece]) -> None:
+    """Writes judged answers, and the mismatched ones beside them, with the data stage's own packer."""
+    rows = arrange(pieces, SEQ_LEN)
+    for name, packed in ((split, rows), (f"{split}-mismatched", mismatch(rows, SEQ_LEN))):
+        path = folder / "packed" / "unpaired" / f"{name}.safetensors"
+        write_tensors(path, "unpaired", fill_rows(packed, SEQ_LEN, PAD), len(pieces))
 
 
 class Command:
