@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from training.behaviour import observe
 from training.model import plain_model
 
 if TYPE_CHECKING:
@@ -18,15 +19,18 @@ class Scorer(nn.Module):
     """A causal language model as a function from packed rows to the log-probabilities of their targets.
 
     The output layer is computed where there is a target only. For SFT and DPO rows, where most tokens are prompt, that
-    saves most of its work; for every objective it saves the fp32 copy of all logits.
+    saves most of its work; for every objective it saves the fp32 copy of all logits. Models that do more after the output
+    layer, or that would mix documents in a row, are asked in the slower way that is right (`training.behaviour`).
 
     Args:
+        model: in fp32 on the CPU, where it is observed.
         regularise: what training, not validation, mixes into the log-probabilities.
     """
 
     def __init__(self, model: "PreTrainedModel", regularise: "Regularisation | None" = None) -> None:
         super().__init__()
         self.model, self.regularise = model, regularise or Regularisation()
+        self.behaviour = observe(plain_model(model))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         """Scores targets.
@@ -41,15 +45,47 @@ class Scorer(nn.Module):
         Returns:
             (targets,) natural log-probabilities, fp32; in training mode regularised.
         """
+        inputs = {"input_ids": input_ids, "position_ids": position_ids}
+        if not self.behaviour.keeps_apart:
+            inputs["input_ids"], predictors = one_document_per_row(input_ids, position_ids, predictors)
+            del inputs["position_ids"]  # they count from 0 in every row, and not every model takes them
         causal = plain_model(self.model)
-        decoder = getattr(causal, causal.base_model_prefix)
-        hidden = decoder(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False
-        ).last_hidden_state
-        logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
+        if self.behaviour.plain_head:
+            decoder = getattr(causal, causal.base_model_prefix)
+            hidden = decoder(**inputs, attention_mask=None, use_cache=False).last_hidden_state
+            logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
+        else:
+            logits = causal(**inputs, attention_mask=None, use_cache=False).logits.flatten(0, 1)[predictors]
         regularise = self.regularise if self.training else Regularisation()
         scores: Tensor = _TargetLogProbabilities.apply(logits, targets, regularise)  # type: ignore[no-untyped-call]
         return scores
+
+
+def one_document_per_row(input_ids: Tensor, position_ids: Tensor, predictors: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes packed rows apart, for models that would mix their documents.
+
+    Documents without a predictor, such as padding, are left out. Rows are filled up on the right, where a causal model does
+    not look; they are as long as the longest document.
+
+    Args:
+        input_ids, position_ids: (rows, seq_len); positions restart at 0 with each document.
+        predictors: (targets,) flat indices into rows x seq_len.
+
+    Returns:
+        (documents, longest) tokens, and (targets,) the same predictors as flat indices into it.
+    """
+    tokens, begins = input_ids.flatten(), position_ids == 0
+    begins[:, 0] = True
+    starts = begins.flatten().nonzero()[:, 0]
+    lengths = torch.diff(starts, append=starts.new_tensor([len(tokens)]))
+    document = begins.flatten().cumsum(0)[predictors] - 1
+    used, row = torch.unique(document if len(document) else document.new_zeros(1), return_inverse=True)
+    starts, lengths = starts[used], lengths[used]
+    column = torch.arange(int(lengths.max()), device=tokens.device)
+    places = (starts[:, None] + column).clamp(max=len(tokens) - 1)
+    apart = tokens[places].where(column < lengths[:, None], 0)
+    row = row[: len(predictors)]
+    return apart, row * len(column) + predictors - starts[row]
 
 
 @dataclass(frozen=True)

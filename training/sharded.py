@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from lineage.errors import GoldpathError
 from training.engine import SingleEngine
-from training.model import plain_model
+from training.model import blocks_of
 
 
 class Fsdp2Engine(SingleEngine):
@@ -24,8 +24,7 @@ class Fsdp2Engine(SingleEngine):
         if self.precision == "bf16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         mesh = init_device_mesh(device.type, (self.processes.world,))
-        causal = plain_model(self.scorer.model)
-        for block in getattr(causal, causal.base_model_prefix).layers:
+        for block in blocks_of(self.scorer.model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(self.scorer, mesh=mesh, mp_policy=policy)
         unsharded = [name for name, p in self.scorer.named_parameters() if not isinstance(p, DTensor)]

@@ -18,12 +18,13 @@ from training.export import export_model, save_bundle
 from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
-from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
+from training.model import build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.scoring import Regularisation, Scorer
 from training.telemetry import History, Telemetry
 from training.validate import reference_scores, validation_rows
+from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
 
@@ -63,7 +64,9 @@ def train_stage(
         print(f"{parameters:,} parameters, {trained:,} of them trained, {where}", file=sys.stderr)
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
-    plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
+    plain = plain_model(scorer.model)
+    if plain._supports_sdpa:  # else the model stays with the one attention that it has
+        plain.set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
     engine = make_engine(resources.engine, scorer, training, processes)
     checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
     with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:

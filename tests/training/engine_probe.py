@@ -9,9 +9,10 @@ from torch.distributed.tensor import DTensor
 from training.batches import PackedRows, rows_of_step, share_of
 from training.config import ModelConfig, Resources, TrainingConfig
 from training.engine import make_engine
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.processes import end_at_once, join_processes, leave_processes
 from training.scoring import Scorer
+from training.vocabulary import Vocabulary
 
 
 def main() -> None:
