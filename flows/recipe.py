@@ -79,6 +79,9 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
         raise BadInput(
             path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:` or `dpo:`"
         )
+    if recipe.model.grow_vocabulary and not recipe.model.base:
+        fix = "leave it out: a new model gets the tokenizer's vocabulary"
+        raise BadInput(path, "model.grow_vocabulary", "there is no `model.base` to grow", fix)
     check_gate(recipe, path)
     return recipe
 
@@ -117,6 +120,7 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     places += [(data, "tokenizer"), (data, "chat_template")]
     if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
         places.append((model, "base"))
+    places.append((model, "config"))
     for section, key in places:
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
             section[key] = str((folder / section[key]).resolve())
