@@ -129,12 +129,17 @@ def _pack(
 
 
 def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "PreTrainedTokenizerFast | None":
-    """The base model's tokenizer, else the configured one, else none: it is then trained on the rows."""
+    """The base model's tokenizer, else the configured one, with the tokens to add; else none: it is then trained."""
     folder = base or (Path(config.tokenizer) if config.tokenizer else None)
     if folder is None:
+        if config.add_tokens:
+            fix = "name a tokenizer (`data.tokenizer`) or a base (`model.base`), or leave it out"
+            raise BadInput("data", "add_tokens", "there is no tokenizer to add them to: it is trained on the rows", fix)
         return None
     template = Path(config.chat_template) if config.chat_template else None
-    return load_tokenizer(folder, template, needs_chat=bool(corpus.rows["sft"] or corpus.rows["preference"]))
+    tokenizer = load_tokenizer(folder, template, needs_chat=bool(corpus.rows["sft"] or corpus.rows["preference"]))
+    tokenizer.add_tokens(list(config.add_tokens))
+    return tokenizer
 
 
 def _refuse_contamination(rows: Sequence[Row], found: Mapping[int, Reason]) -> None:
