@@ -57,7 +57,7 @@ def _observe(model: "PreTrainedModel") -> Behaviour:
     alone = _logits(model, document)
     changed = document.clone()
     changed[:, -1] = (changed[:, -1] + 1) % rows
-    scale = float(alone.abs().max())
+    scale = max(float(alone.abs().max()), 1e-12)  # an output layer may begin at zero
     if _differ(alone[:, :-1], _logits(model, changed)[:, :-1], scale):
         raise BadInput(
             model.config.name_or_path or "job.yaml",

@@ -9,7 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_training import TINY_MODEL, VOCABULARY, Command, write_tokenizer
 
 from lineage.errors import BadInput, Tampered
+from lineage.files import write_json
+from lineage.job import load_stage
 from lineage.section import parse
+from lineage.stage import STARTED
 from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
 from training.model import build_model
 from training.processes import Processes, join_processes
@@ -210,3 +213,19 @@ def test_a_loss_that_explodes_names_step_and_rows(training_command: Command, tmp
     assert "Traceback" not in errors
     assert [path.name for path in (out / ".checkpoints").iterdir()] == ["step-000001"]
     assert not (out / "record.json").exists()
+
+
+def test_the_checkpoint_of_another_model(training_command: Command, tmp_path: Path) -> None:
+    options = {"steps": 2, "validation_rows": 1}
+    code, _, errors = training_command.run(training_command.job("pretrain", **options), tmp_path / "narrow")
+    assert code == 0, errors
+    path, out = training_command.job("pretrain", **options), tmp_path / "wide"
+    told = json.loads(path.read_text())
+    told["config"]["model"]["intermediate_size"] = 96
+    path.write_text(json.dumps(told))
+    job, _ = load_stage(path, TrainingJob)
+    shutil.copytree(tmp_path / "narrow" / ".checkpoints", out / ".checkpoints")
+    write_json(out / STARTED, {"fingerprint": job.fingerprint(job.inputs())})
+    code, _, errors = training_command.run(path, out)
+    assert code == 2
+    assert "fingerprint: belongs to another configuration or other inputs" in errors
