@@ -1,5 +1,6 @@
 """What a user can get wrong is one line that names the file, the field and the fix."""
 
+import json
 import shutil
 from pathlib import Path
 
