@@ -76,10 +76,8 @@ def steps_of(recipe: Recipe, settings: "Settings", allow_changes: Sequence[str] 
     for objective in recipe.objectives:
         parents = {"data": folder / "data"} | ({"base": previous} if previous else {})
         reads = {"data": ["tokenizer/*", PACKED[objective]], "base": ["*"] if previous == base else ["bundle/*"]}
-        config = TrainingJob(model=_model(recipe, previous, base), training=getattr(recipe, objective)).model_dump(
-            mode="json"
-        )
-        steps.append(_step(recipe, folder / objective, config, parents, reads))
+        told = TrainingJob(model=_model(recipe, previous, base), training=getattr(recipe, objective))
+        steps.append(_step(recipe, folder / objective, told.model_dump(mode="json"), parents, reads))
         previous = folder / objective
     assert previous is not None  # load_recipe refuses a recipe with neither a base nor a training stage
     scored, reads = _models_to_score(recipe, folder, base, previous)

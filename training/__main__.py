@@ -67,9 +67,8 @@ def _settle_base(job: Job, config: TrainingJob, path: Path) -> tuple[Job, Traini
     if "base" in job.parents:
         raise BadInput(path, "config.model.base", "is a second base beside `parents.base`", "leave one out")
     folder = find_base(model.base, model.revision, Path(os.environ.get("GOLDPATH_HOME", ".goldpath")) / "hub")
-    config = TrainingJob(
-        model=ModelConfig(grow_vocabulary=True) if model.grow_vocabulary else None, training=config.training
-    )
+    told = ModelConfig(grow_vocabulary=True) if model.grow_vocabulary else None
+    config = TrainingJob(model=told, training=config.training)
     parents = {**job.parents, "base": folder}
     return job.model_copy(update={"config": config.model_dump(mode="json"), "parents": parents}), config
 

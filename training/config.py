@@ -80,7 +80,7 @@ class ModelConfig(Section):
             raise ValueError("config names no `model_type`: give a config.json as transformers writes it")
         if self.base and self.config is not None:
             raise ValueError("base and config are two models: leave one out")
-        if self.revision and not self.base:
+        if self.revision and (not self.base or "@" in self.base):
             raise ValueError("revision is of a `base` on the hub, and there is none")
         fields = type(self).model_fields
         written = [name for name in DIMENSIONS if getattr(self, name) != fields[name].default]

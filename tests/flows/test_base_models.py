@@ -68,5 +68,6 @@ def test_there_must_be_a_base_to_grow(recipe_with: Write) -> None:
 
 
 def test_a_revision_is_of_a_base(recipe_with: Write) -> None:
-    with pytest.raises(BadInput, match=r"revision is of a `base` on the hub, and there is none"):
-        load_recipe(recipe_with({"revision": "main"}))
+    for model in ({}, {"base": "tiny@1.0.0"}):
+        with pytest.raises(BadInput, match=r"revision is of a `base` on the hub, and there is none"):
+            load_recipe(recipe_with({**model, "revision": "main"}))

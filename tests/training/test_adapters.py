@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_architectures import tiny_config
-from tiny_training import TINY_MODEL, Command
+from tiny_training import TINY_MODEL, VOCABULARY, Command
 from transformers import AutoModelForCausalLM
 
 from lineage.errors import BadInput, GoldpathError
 from lineage.section import parse
-from training.adapters import merge_adapters
+from training.adapters import merge_adapters, with_adapters
 from training.batches import PackedRows
 from training.config import ModelConfig, TrainingConfig
 from training.export import export_model
-from training.model import build_model, count_parameters
+from training.model import build_model, count_parameters, new_config
 from training.quantize import Nf4Linear
 from training.scoring import Scorer
 from training.vocabulary import Vocabulary
@@ -219,6 +219,16 @@ def test_four_bit_training_on_a_processor(build: Build, packed_rows: Callable[..
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.2  # the frozen embedding of a tiny random model leaves no more
+
+
+def test_shapes_alone_are_adapted_too(build: Build) -> None:
+    pytest.importorskip("bitsandbytes")
+    config = TrainingConfig.model_validate({"objective": "sft", "steps": 1, "lora_rank": 3, "lora_quantize": "nf4"})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(new_config(ModelConfig(**TINY_MODEL), VOCABULARY, {}))
+        shapes = with_adapters(model, config)
+    assert {p.device.type for p in shapes.parameters()} == {"meta"}
+    assert count_parameters(shapes) == count_parameters(build(lora_quantize="nf4"))
 
 
 def test_four_bits_without_the_library(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
