@@ -22,15 +22,19 @@ class Nf4Linear(nn.Linear):
     """
 
     packed: Tensor
+    scales: Any  # bitsandbytes' QuantState
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)  # not nn.Linear's: there is no weight to make
         from bitsandbytes.functional import quantize_4bit
 
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        packed, self.scales = quantize_4bit(
-            linear.weight.data.float().contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
-        )
+        weight, self.scales = linear.weight.data, None
+        if weight.device.type == "meta":  # shapes alone, for an estimate
+            packed = torch.empty((weight.numel() + 1) // 2, 1, dtype=torch.uint8, device="meta")
+        else:
+            settings = {"blocksize": BLOCK, "compress_statistics": True, "quant_type": "nf4"}
+            packed, self.scales = quantize_4bit(weight.float().contiguous(), **settings)
         self.register_buffer("packed", packed, persistent=False)
         self.register_parameter("bias", linear.bias)
 
@@ -39,6 +43,8 @@ class Nf4Linear(nn.Linear):
         """What the 4 bits stand for: (out_features, in_features) fp32."""
         from bitsandbytes.functional import dequantize_4bit
 
+        if self.scales is None:
+            return torch.empty(self.out_features, self.in_features, device=self.packed.device)
         weight: Tensor = dequantize_4bit(self.packed, self.scales)
         return weight
 
@@ -49,7 +55,8 @@ class Nf4Linear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Nf4Linear":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.scales.to(self.packed.device)  # type: ignore[no-untyped-call]
+        if self.scales is not None:
+            self.scales.to(self.packed.device)
         return self
 
 
