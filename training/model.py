@@ -11,6 +11,7 @@ from lineage.bundle import MANIFEST, UNSAFE_SUFFIXES, verify_bundle
 from lineage.errors import BadInput
 from training.adapters import with_adapters
 from training.config import ModelConfig, TrainingConfig
+from training.quantize import Nf4Linear
 from training.vocabulary import Vocabulary, fit_vocabulary
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def blocks_of(model: "PreTrainedModel") -> list[nn.Module]:
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Returns how many weights the model has, and how many of them are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    packed = sum(part.in_features * part.out_features for part in model.modules() if isinstance(part, Nf4Linear))
+    return sum(n for n, _ in sizes) + packed, sum(n for n, trained in sizes if trained)
 
 
 def new_config(config: ModelConfig, vocabulary_size: int, special: dict[str, int]) -> "PreTrainedConfig":

@@ -33,8 +33,8 @@ class Nf4Linear(nn.Linear):
         if weight.device.type == "meta":  # shapes alone, for an estimate
             packed = torch.empty((weight.numel() + 1) // 2, 1, dtype=torch.uint8, device="meta")
         else:
-            settings = {"blocksize": BLOCK, "compress_statistics": True, "quant_type": "nf4"}
-            packed, self.scales = quantize_4bit(weight.float().contiguous(), **settings)
+            numbers = weight.float().contiguous()
+            packed, self.scales = quantize_4bit(numbers, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
         self.register_buffer("packed", packed, persistent=False)
         self.register_parameter("bias", linear.bias)
 

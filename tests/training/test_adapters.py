@@ -199,6 +199,7 @@ def test_four_bit_bases_hold_a_seventh_of_the_bytes(build: Build) -> None:
     assert len(layers) == 14
     held = sum(layer.packed.nbytes + layer.scales.absmax.nbytes + layer.scales.state2.absmax.nbytes for layer in layers)
     assert held < 4 * sum(layer.in_features * layer.out_features for layer in layers) / 7
+    assert count_parameters(scorer) == count_parameters(build())
     assert count_parameters(scorer)[1] == sum(p.numel() for name, p in scorer.named_parameters() if "lora_" in name)
 
 
