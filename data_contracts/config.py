@@ -62,6 +62,8 @@ class DataConfig(Section):
         validation_fraction: the share of every row kind that is only validated on; at least one row of two or more.
         vocab_size: the size of the tokenizer that is trained on the training rows.
         tokenizer: a folder with a tokenizer to use instead; a base model's tokenizer takes precedence.
+        add_tokens: tokens that the base's or the given tokenizer does not have yet; `model: grow_vocabulary: true` gives
+            them rows in the base.
         chat_template: a Jinja file that replaces that tokenizer's chat template, for one without `{% generation %}` marks.
         seq_len: tokens in a packed row.
         on_too_long: what a row with answers does that has more tokens than a packed row: `drop` takes it out and counts it,
@@ -90,6 +92,7 @@ class DataConfig(Section):
     validation_fraction: Fraction = 0.05
     vocab_size: Annotated[int, Field(ge=300)] = 4096
     tokenizer: str = ""
+    add_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     chat_template: str = ""
     seq_len: Annotated[int, Field(ge=8)] = 512
     on_too_long: OnTooLong = "drop"

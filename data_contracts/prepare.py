@@ -145,13 +145,18 @@ def _pack(
 
 
 def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "PreTrainedTokenizerFast | None":
-    """The base model's tokenizer, else the configured one, else none: it is then trained on the rows."""
+    """The base model's tokenizer, else the configured one, with the tokens to add; else none: it is then trained."""
     folder = base or (Path(config.tokenizer) if config.tokenizer else None)
     if folder is None:
+        if config.add_tokens:
+            fix = "name a tokenizer (`data.tokenizer`) or a base (`model.base`), or leave it out"
+            raise BadInput("data", "add_tokens", "there is no tokenizer to add them to: it is trained on the rows", fix)
         return None
     template = Path(config.chat_template) if config.chat_template else None
     needs_chat = any(isinstance(row, Example) and row.is_chat for kind in KINDS for row in corpus.rows[kind])
-    return load_tokenizer(folder, template, needs_chat=needs_chat, needs_tools=_offers_tools(corpus))
+    tokenizer = load_tokenizer(folder, template, needs_chat=needs_chat, needs_tools=_offers_tools(corpus))
+    tokenizer.add_tokens(list(config.add_tokens))
+    return tokenizer
 
 
 def _offers_tools(corpus: Corpus) -> bool:

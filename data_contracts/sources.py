@@ -53,7 +53,7 @@ def source_digests(config: DataConfig) -> dict[str, str]:
         folder = Path(config.tokenizer)
         if not folder.is_dir():
             raise BadInput(folder, "data.tokenizer", "is not a folder", "give a folder with a tokenizer.json")
-        for path in list_files(folder):
+        for path in list_files(folder, linked=True):
             if path.name.startswith(("tokenizer", "chat_template", "special_tokens", "vocab", "merges", "added_tokens")):
                 digests[f"data.tokenizer/{path.relative_to(folder).as_posix()}"] = _hash(path, "data.tokenizer")
     if config.chat_template:

@@ -21,7 +21,8 @@ from lineage.errors import BadInput, Tampered
 from lineage.job import Job
 from lineage.record import RECORD, Record, read_record, verify_outputs
 from lineage.stage import finished_record, remove_unfinished, started_fingerprint
-from training.config import ROW_KINDS
+from training.config import ROW_KINDS, ModelConfig, TrainingJob
+from training.hub import find_base
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -67,16 +68,16 @@ def steps_of(recipe: Recipe, settings: "Settings", allow_changes: Sequence[str] 
     """
     folder = settings.runs / recipe.name / recipe.version
     base = resolve_base(recipe, settings)
-    # A model that already exists brings its tokenizer: the data is packed with it.
-    parents, reads = ({"tokenizer": base} if base else {}), {"tokenizer": TOKENIZER_FILES}
+    # A model that already exists brings its tokenizer: the data is packed with it, or with one that holds more tokens.
+    own = recipe.model.grow_vocabulary and recipe.data.tokenizer
+    parents, reads = ({"tokenizer": base} if base and not own else {}), {"tokenizer": TOKENIZER_FILES}
     steps = [_step(recipe, folder / "data", recipe.data.model_dump(mode="json"), parents, reads)]
     previous = base
     for objective in recipe.objectives:
         parents = {"data": folder / "data"} | ({"base": previous} if previous else {})
         reads = {"data": ["tokenizer/*", PACKED[objective]], "base": ["*"] if previous == base else ["bundle/*"]}
-        model = None if previous else recipe.model.model_dump(mode="json")
-        config = {"model": model, "training": getattr(recipe, objective).model_dump(mode="json")}
-        steps.append(_step(recipe, folder / objective, config, parents, reads))
+        told = TrainingJob(model=_model(recipe, previous, base), training=getattr(recipe, objective))
+        steps.append(_step(recipe, folder / objective, told.model_dump(mode="json"), parents, reads))
         previous = folder / objective
     assert previous is not None  # load_recipe refuses a recipe with neither a base nor a training stage
     scored, reads = _models_to_score(recipe, folder, base, previous)
@@ -176,7 +177,7 @@ def resolve_base(recipe: Recipe, settings: "Settings") -> Path | None:
         return None
     if "@" in base:
         return final_bundle(settings, *parse_address(base))
-    return Path(base) if Path(base).is_dir() else _from_hub(base)
+    return find_base(base, recipe.model.revision, settings.hub)
 
 
 def source_inputs(job: Job) -> dict[str, str]:
@@ -188,17 +189,11 @@ def source_inputs(job: Job) -> dict[str, str]:
     return {}
 
 
-def _from_hub(base: str) -> Path:
-    """Fetches a model (or finds it in the hub's local cache): safetensors and text files only, never pickles."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(base, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        fix = "give a folder, NAME@VERSION, or a model name that the hub knows"
-        raise BadInput("recipe", "model.base", f"`{base}` is no folder, and the hub gave nothing ({reason})", fix) from None
+def _model(recipe: Recipe, previous: Path | None, base: Path | None) -> ModelConfig | None:
+    """What a stage is told of its model: nothing where it continues another one, except that the vocabulary may grow."""
+    if previous is None:
+        return recipe.model
+    return ModelConfig(grow_vocabulary=True) if recipe.model.grow_vocabulary and previous == base else None
 
 
 def _step(

@@ -81,6 +81,9 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
         raise BadInput(
             path, "pretrain", "there is nothing to train and no `model.base`", "add `pretrain:`, `sft:`, `dpo:` or `kto:`"
         )
+    if recipe.model.grow_vocabulary and not recipe.model.base:
+        fix = "leave it out: a new model gets the tokenizer's vocabulary"
+        raise BadInput(path, "model.grow_vocabulary", "there is no `model.base` to grow", fix)
     check_gate(recipe, path)
     resources = recipe.resources
     for objective in recipe.objectives:
@@ -123,6 +126,7 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     places += [(value.get("resources"), "accelerate_config"), (value.get("resources"), "deepspeed_config")]
     if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
         places.append((model, "base"))
+    places.append((model, "config"))
     for section, key in places:
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
             section[key] = str((folder / section[key]).resolve())

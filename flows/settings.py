@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     @property
+    def hub(self) -> Path:
+        """Models from the Hugging Face hub: `hub/<org>--<name>/<commit>`."""
+        return self.home / "hub"
+
+    @property
     def bundles(self) -> Path:
         """The content store: `bundles/<hex digest>`, written once at registration."""
         return self.home / "bundles"

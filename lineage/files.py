@@ -68,10 +68,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Returns every regular file below a folder, sorted by relative path; symbolic links and hidden files are left out."""
+def list_files(folder: Path, linked: bool = False) -> list[Path]:
+    """Returns every regular file below a folder, sorted by relative path; hidden files are left out.
+
+    Args:
+        linked: whether symbolic links to files count as the files that they lead to; else they are left out too.
+    """
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+        if path.is_file()
+        and (linked or not path.is_symlink())
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )

@@ -82,7 +82,8 @@ def _digests(folder: Path, patterns: list[str]) -> dict[str, str]:
     if (folder / MANIFEST).is_file():
         return {"digest": verify_bundle(folder)}
     if folder.is_dir():
-        files = {path.relative_to(folder).as_posix(): path for path in list_files(folder)}
+        found = list_files(folder, linked=True)  # a model's files may be links into a store: they are read all the same
+        files = {path.relative_to(folder).as_posix(): path for path in found}
         return {name: describe_file(path).sha256 for name, path in files.items() if _matches(name, patterns)}
     raise BadInput(
         folder, "", "does not exist or its stage did not finish (no record.json)", "run the stage before it first"

@@ -13,7 +13,8 @@ from lineage.job import Job, load_stage
 from lineage.privacy import switch_off_telemetry
 from lineage.section import parse
 from lineage.stage import StageRun
-from training.config import Resources, TrainingJob
+from training.config import ModelConfig, Resources, TrainingJob
+from training.hub import find_base
 from training.launch_files import settle
 from training.manifest import FOLDER
 
@@ -49,7 +50,7 @@ def main() -> int:
     # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that are shared with
     # anything else, such as a tracking server, that costs up to nine tenths of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    job, config = load_stage(arguments.config, TrainingJob)
+    job, config = _settle_base(*load_stage(arguments.config, TrainingJob), arguments.config)
     job = job.model_copy(update={"allow_changes": [*job.allow_changes, *arguments.allow_change]})
     if job.stage != config.training.objective:
         raise BadInput(
@@ -59,6 +60,20 @@ def main() -> int:
     resources, training = settle(resources, config.training, arguments.config)
     config = config.model_copy(update={"training": training})
     return _run(job, config, resources, arguments.config, arguments.out)
+
+
+def _settle_base(job: Job, config: TrainingJob, path: Path) -> tuple[Job, TrainingJob]:
+    """Makes a base that the model section names the stage's parent: what counts is its bytes, wherever they came from."""
+    model = config.model
+    if model is None or not model.base:
+        return job, config
+    if "base" in job.parents:
+        raise BadInput(path, "config.model.base", "is a second base beside `parents.base`", "leave one out")
+    folder = find_base(model.base, model.revision, Path(os.environ.get("GOLDPATH_HOME", ".goldpath")) / "hub")
+    told = ModelConfig(grow_vocabulary=True) if model.grow_vocabulary else None
+    config = TrainingJob(model=told, training=config.training)
+    parents = {**job.parents, "base": folder}
+    return job.model_copy(update={"config": config.model_dump(mode="json"), "parents": parents}), config
 
 
 def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: Path) -> int:

@@ -46,7 +46,8 @@ def place_blocks(
     if training.precision == "fp8":
         require_float8(device)
         convert_to_float8(model, model.get_output_embeddings())
-    set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len))
+    if resources.attention != "auto" or model._supports_sdpa:  # else it stays with the one attention that it has
+        set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len))
     recompute_activations(model, resources.activation_checkpointing)
     if resources.compile:
         compile_blocks(model, device)

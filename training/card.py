@@ -24,7 +24,7 @@ def model_card(job: Job, config: TrainingConfig, parameters: int, data_version: 
         figures: the stage's metrics; empty for an untrained model.
     """
     method = METHODS[config.objective] if figures else "none: the random weights that training starts from"
-    adapters = f", LoRA of rank {config.lora_rank}" if config.lora_rank and figures else ""
+    adapters = f", {_adapters(config)}" if config.lora_rank and figures else ""
     rows = [f"| {name.replace('_', ' ')} | {_format(figures[name])} |" for name in FIGURES if name in figures]
     table = ["", "| figure | value |", "|---|---|", *rows] if rows else []
     lines = [
@@ -43,6 +43,12 @@ def model_card(job: Job, config: TrainingConfig, parameters: int, data_version: 
         "",
     ]
     return "\n".join(lines)
+
+
+def _adapters(config: TrainingConfig) -> str:
+    kind = "DoRA" if config.lora_dora else "LoRA"
+    scale = ", rank-stabilised" if config.lora_rslora else ""
+    return f"{kind} of rank {config.lora_rank}{scale}" + (" on a base of 4 bits" if config.lora_quantize != "none" else "")
 
 
 def _format(value: Metric) -> str:

@@ -1,8 +1,10 @@
-"""What a training stage is told: the model's dimensions, the recipe of the run, and how to execute it."""
+"""What a training stage is told: the model, the recipe of the run, and how to execute it."""
 
-from typing import Annotated, Literal, Self
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from lineage.section import Section
 
@@ -36,19 +38,32 @@ WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
 ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference", "kto": "unpaired"}
-# Every linear layer of a Llama block: adapting all of them is what works best (Dettmers et al. 2023, QLoRA, section 4).
-BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Adapting every linear layer of the blocks is what works best (Dettmers et al. 2023, QLoRA, section 4).
+ALL_LINEAR = "all-linear"
+
+# What a new Llama is described by.
+DIMENSIONS = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_positions", "rope_theta",
+              "tie_embeddings")  # fmt: skip
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 
 
 class ModelConfig(Section):
-    """Which model is trained: an existing one, or a new Llama of these dimensions. The tokenizer decides its vocabulary.
+    """Which model is trained: an existing one, a new one of any architecture, or a new Llama of these dimensions.
+
+    The tokenizer decides a new model's vocabulary. Dropout and other noise that an architecture brings is switched off: one
+    pass over packed rows hardly overfits, and an update is then the same however it is divided.
 
     Attributes:
-        base: "" for a new model; else a folder or NAME@VERSION, which reaches the stage as its parent `base`. The
-            dimensions below are then those of the base, and what is written here is ignored.
+        base: "" for a new model; else a folder, NAME@VERSION or the name of a model on the Hugging Face hub, which reaches
+            the stage as its parent `base`. The dimensions below are then those of the base, and what is written here is
+            ignored.
+        revision: the hub's branch, tag or commit; "" is `main`. What counts for the identity is the bytes, so name a commit
+            where `main` may move.
+        grow_vocabulary: the tokenizer may hold more tokens than the base's; the new ones get rows of their own.
+        config: a Hugging Face `config.json` of any causal language model, for a new model of that architecture. A path is
+            read at once: its content is what counts.
         hidden_size: the width of the residual stream; a multiple of `num_heads`.
         intermediate_size: the width inside the feed-forward layers.
         num_layers, num_heads: blocks, and attention heads per block.
@@ -59,6 +74,9 @@ class ModelConfig(Section):
     """
 
     base: str = ""
+    revision: str = ""
+    grow_vocabulary: bool = False
+    config: dict[str, JsonValue] | None = None
     hidden_size: Positive = 256
     intermediate_size: Positive = 704
     num_layers: Positive = 6
@@ -67,6 +85,31 @@ class ModelConfig(Section):
     max_positions: Positive = 1024
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     tie_embeddings: bool = True
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _read_config(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(Path(value).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or "is not JSON"
+            raise ValueError(f"cannot be read as a model's config.json ({reason})") from None
+
+    @model_validator(mode="after")
+    def _says_it_once(self) -> Self:
+        if self.config is not None and not isinstance(self.config.get("model_type"), str):
+            raise ValueError("config names no `model_type`: give a config.json as transformers writes it")
+        if self.base and self.config is not None:
+            raise ValueError("base and config are two models: leave one out")
+        if self.revision and (not self.base or "@" in self.base):
+            raise ValueError("revision is of a `base` on the hub, and there is none")
+        fields = type(self).model_fields
+        written = [name for name in DIMENSIONS if getattr(self, name) != fields[name].default]
+        if written and self.config is not None:
+            raise ValueError(f"{written[0]} is what config says: leave it out here")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -115,7 +158,12 @@ class TrainingConfig(Section):
         validation_rows: how many validation rows are scored each time; 0 takes all.
         lora_rank: the rank of LoRA adapters (Hu et al. 2021); 0 trains all weights.
         lora_alpha: adapters are scaled by `lora_alpha / lora_rank`.
-        lora_targets: names of the linear layers that get an adapter.
+        lora_rslora: scale them by `lora_alpha / sqrt(lora_rank)`, which lets high ranks learn (Kalajdzievski 2023).
+        lora_dora: adapters for the direction of each weight, and a trained magnitude (Liu et al. 2024, DoRA).
+        lora_targets: which linear layers get an adapter: `all-linear` (all but the output layer), a list of names, or a
+            regular expression that matches whole module names. Experts that are one fused tensor have none.
+        lora_full_modules: names of modules that are trained in full beside the adapters, such as `embed_tokens`.
+        lora_quantize: `nf4` keeps the frozen linear layers in 4 bits, doubly quantised (Dettmers et al. 2023, QLoRA).
         label_smoothing, z_loss: regularise the cross entropy (`training.scoring.Regularisation`); validation leaves them
             out, so its losses stay comparable. Not for `dpo` and `kto`.
         dpo_loss: the loss on pairs, one of `training.preference.LOSSES`; `simpo` and `orpo` need no reference model.
@@ -161,7 +209,11 @@ class TrainingConfig(Section):
     validation_rows: Count = 64
     lora_rank: Count = 0
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
-    lora_targets: tuple[str, ...] = BLOCK_LINEARS
+    lora_rslora: bool = False
+    lora_dora: bool = False
+    lora_targets: str | tuple[str, ...] = ALL_LINEAR
+    lora_full_modules: tuple[str, ...] = ()
+    lora_quantize: Literal["none", "nf4"] = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     dpo_loss: PairLoss = "sigmoid"
@@ -191,6 +243,9 @@ class TrainingConfig(Section):
             raise ValueError("precision `fp8` trains whole matrices: set precision `bf16`, or lora_rank 0")
         if self.lora_rank and self.optimizer == "muon":
             raise ValueError("optimizer `muon` trains whole matrices: set optimizer `adamw`, or lora_rank 0")
+        for name in ("lora_rslora", "lora_dora", "lora_full_modules", "lora_quantize"):
+            if not self.lora_rank and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of adapters, but lora_rank is 0: set a rank, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -100,7 +100,8 @@ def count(model: ModelConfig, training: TrainingConfig, vocabulary: int) -> tupl
     total = model.num_layers * layer + hidden + vocabulary * hidden * (1 if model.tie_embeddings else 2)
     if not training.lora_rank:
         return total, total
-    adapters = sum(training.lora_rank * sum(shapes.get(target, (0, 0))) for target in training.lora_targets)
+    targets = shapes if isinstance(training.lora_targets, str) else training.lora_targets
+    adapters = sum(training.lora_rank * sum(shapes.get(target, (0, 0))) for target in targets)
     return total + model.num_layers * adapters, model.num_layers * adapters
 
 

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lineage.bundle import seal_bundle
 from lineage.errors import GoldpathError
 from lineage.files import list_files, sync_folder, write_atomic
-from training.model import Vocabulary, plain_model
+from training.adapters import merge_adapters, save_adapters
+from training.model import plain_model
 from training.scoring import Scorer
+from training.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,6 @@ CARD = "README.md"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"
 )  # fmt: skip
-MERGE_TOLERANCE = 1e-3  # of the largest logit: merging only reorders fp32 sums
 
 
 def export_model(
@@ -45,28 +45,9 @@ def export_model(
     scorer.load_state_dict(dict(weights), strict=False)
     model = scorer.model
     if hasattr(model, "peft_config"):
-        _write_folder(out / "adapter", lambda folder: _save_adapter(model, folder))
+        _write_folder(out / "adapter", lambda folder: save_adapters(model, folder))
         model = merge_adapters(model, sample)
     return save_bundle(model, vocabulary, card, out / "bundle")
-
-
-@torch.no_grad()
-def merge_adapters(model: "PreTrainedModel", sample: Tensor) -> "PreTrainedModel":
-    """Returns the plain model with W + (alpha / r) B A in place of each adapted W; checks that its logits stay the same.
-
-    Raises:
-        GoldpathError: they differ by more than `MERGE_TOLERANCE` of the largest.
-    """
-    model.eval()
-    before = model(input_ids=sample, use_cache=False).logits
-    merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
-    after = merged(input_ids=sample, use_cache=False).logits
-    difference = float((after - before).abs().max() / before.abs().max())
-    if not difference <= MERGE_TOLERANCE:
-        raise GoldpathError(
-            f"merging the adapters changed the logits by {difference:.2e} of the largest, not a rounding error"
-        )
-    return merged
 
 
 def save_bundle(model: "PreTrainedModel", vocabulary: Vocabulary, card: str, folder: Path) -> str:
@@ -90,8 +71,14 @@ def save_bundle(model: "PreTrainedModel", vocabulary: Vocabulary, card: str, fol
 
 def _save_weights(model: "PreTrainedModel", folder: Path) -> None:
     """Writes what `save_pretrained` writes for a whole model, without importing DeepSpeed (1.5 s) on the way."""
-    named = {tensor.data_ptr(): name for name, tensor in reversed(model.state_dict().items())}  # tied weights once
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in named.values()}
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = model.state_dict()
+    # Tied weights once. An empty tensor has no address to be known by.
+    named = {tensor.data_ptr() or name: name for name, tensor in reversed(state.items())}
+    # On disk some weights have other names and shapes than in memory, such as a mixture's experts: one tensor each.
+    kept = revert_weight_conversion(model, {name: tensor for name, tensor in state.items() if name in named.values()})
+    tensors = {name: tensor.contiguous() for name, tensor in kept.items()}
     # One entry only: safetensors writes metadata in random order, and equal runs must give equal bytes.
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.architectures, model.config.dtype = [type(model).__name__], model.dtype
@@ -105,12 +92,6 @@ def _set_generation_defaults(model: "PreTrainedModel", vocabulary: Vocabulary) -
         setattr(model.generation_config, key, token)
         setattr(model.config, key, token)
     model.config.use_cache = True
-
-
-def _save_adapter(model: "PreTrainedModel", folder: Path) -> None:
-    model.peft_config["default"].base_model_name_or_path = None  # a path of this machine means nothing elsewhere
-    model.save_pretrained(folder)
-    (folder / CARD).unlink(missing_ok=True)  # peft's template, with nothing filled in
 
 
 def _write_folder(folder: Path, fill: Callable[[Path], None]) -> None:

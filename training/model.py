@@ -1,59 +1,24 @@
-"""The model to train: a new Llama of given dimensions or an existing safetensors folder, with LoRA adapters or without."""
+"""The model to train: a new one, or an existing safetensors folder; with LoRA adapters or without."""
 
-import difflib
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lineage.bundle import MANIFEST, UNSAFE_SUFFIXES, verify_bundle
 from lineage.errors import BadInput
+from training.adapters import with_adapters
 from training.config import ModelConfig, TrainingConfig
+from training.quantize import Nf4Linear
+from training.vocabulary import Vocabulary, fit_vocabulary
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-
-class Vocabulary:
-    """What the model must know of the tokenizer: its tokens, and the ids of the special ones.
-
-    Attributes:
-        folder: the Hugging Face tokenizer folder that will ship in the bundle.
-        ids: token → id.
-        size: one more than the highest id: the rows of the embedding.
-        special: `bos_token_id`, `eos_token_id`, `pad_token_id`, each where the tokenizer has it.
-
-    Raises:
-        BadInput: the folder holds no `tokenizer.json`, or an unreadable one.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise BadInput(
-                folder, "tokenizer.json", "is missing", "give a folder with a fast tokenizer; run the data stage"
-            )
-        try:
-            self.ids: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-        except Exception as error:  # the Rust library raises bare Exception
-            raise BadInput(path, "", f"is not a tokenizer ({error})", "run the data stage again") from None
-        self.folder = folder
-        self.size = max(self.ids.values()) + 1
-        self.special = self._special_ids(folder / "tokenizer_config.json")
-
-    def _special_ids(self, path: Path) -> dict[str, int]:
-        names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        found = {}
-        for role in ("bos_token", "eos_token", "pad_token"):
-            token = names.get(role)
-            text = token.get("content") if isinstance(token, dict) else token
-            if text in self.ids:
-                found[f"{role}_id"] = self.ids[text]
-        return found
+# What an architecture does at random while it trains. A step must be the same however it is divided over processes.
+RANDOM = ("drop", "jitter_noise")
 
 
 def build_model(
@@ -62,7 +27,7 @@ def build_model(
     """Returns the model before its first step, in fp32 on the CPU; the same arguments give the same weights.
 
     Args:
-        config: the dimensions of a new model; unused where there is a base.
+        config: describes a new model; where there is a base, only whether its vocabulary may grow.
         base: the folder of an existing model, None for a new one.
         seq_len: tokens of a packed row; the model must have that many positions.
 
@@ -70,9 +35,11 @@ def build_model(
         BadInput: no model is described, the vocabularies differ, the rows are too long, or the base is not safe to load.
     """
     torch.manual_seed(training.seed)
+    grown = False
     if base is not None:
-        model = _load_model(base, vocabulary)
-    elif config is None or config.base:
+        model = _load_model(base)
+        grown = fit_vocabulary(model, base, vocabulary, grow=config is not None and config.grow_vocabulary)
+    elif config is None or config.base or config.grow_vocabulary:
         raise BadInput(
             "job.yaml",
             "parents.base",
@@ -81,39 +48,12 @@ def build_model(
         )
     else:
         model = _new_model(config, vocabulary)
-    limit = model.config.max_position_embeddings
-    if limit < seq_len:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
+    if limit is not None and limit < seq_len:
         raise BadInput(
             base or "job.yaml", "max_positions", f"is {limit}, but the packed rows have {seq_len} tokens", "raise it"
         )
-    return with_adapters(model, training) if training.lora_rank else model
-
-
-def with_adapters(model: "PreTrainedModel", training: TrainingConfig) -> "PreTrainedModel":
-    """Returns the model with LoRA adapters (Hu et al. 2021) in the layers that `lora_targets` names; only they are trained.
-
-    Raises:
-        BadInput: a target is no linear layer of this model.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    known = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    for target in training.lora_targets:
-        if target not in known:
-            near = difflib.get_close_matches(target, known, n=1)
-            fix = f"did you mean `{near[0]}`?" if near else f"choose from {', '.join(sorted(known))}"
-            raise BadInput("job.yaml", "config.training.lora_targets", f"`{target}` is no linear layer of the model", fix)
-    adapters = LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        target_modules=list(training.lora_targets),
-        lora_dropout=0.0,  # a resumed run repeats the same numbers, and adapters this small do not overfit without it
-        task_type="CAUSAL_LM",
-    )
-    model.requires_grad_(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft uses transformers' old name
-        return get_peft_model(model, adapters)
+    return with_adapters(model, training, grown) if training.lora_rank else model
 
 
 def plain_model(model: "PreTrainedModel") -> "PreTrainedModel":
@@ -121,19 +61,33 @@ def plain_model(model: "PreTrainedModel") -> "PreTrainedModel":
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
+def blocks_of(model: "PreTrainedModel") -> list[nn.Module]:
+    """Returns the repeated blocks of any architecture, in their order: the lists of what transformers says not to split."""
+    plain = plain_model(model)
+    whole = plain._no_split_modules or ()
+    lists = [part for part in plain.modules() if isinstance(part, nn.ModuleList)]
+    return [part for found in lists for part in found if type(part).__name__ in whole]
+
+
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Returns how many weights the model has, and how many of them are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    packed = sum(part.in_features * part.out_features for part in model.modules() if isinstance(part, Nf4Linear))
+    return sum(n for n, _ in sizes) + packed, sum(n for n, trained in sizes if trained)
 
 
-def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
+def new_config(config: ModelConfig, vocabulary_size: int, special: dict[str, int]) -> "PreTrainedConfig":
+    """Returns transformers' configuration of a new model: a Llama of these dimensions, or what `config.config` says.
 
-    special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **vocabulary.special}
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary.size,
+    Raises:
+        BadInput: the architecture is unknown, or its values do not fit together.
+    """
+    from transformers import CONFIG_MAPPING, LlamaConfig
+
+    ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **special}
+    if config.config is None:
+        return LlamaConfig(
+            vocab_size=vocabulary_size,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,
@@ -142,33 +96,52 @@ def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel"
             max_position_embeddings=config.max_positions,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=config.tie_embeddings,
-            attn_implementation="sdpa",
-            **special,
+            **ids,
         )
-    )
+    kind = config.config["model_type"]
+    _refuse_foreign(config.config, "model.config")
+    try:
+        made = CONFIG_MAPPING[kind].from_dict({**config.config, **ids, "vocab_size": vocabulary_size})
+    except Exception as error:  # each architecture checks its values in its own way
+        raise BadInput("model.config", str(kind), f"is not valid ({_first_line(error)})", "correct it") from None
+    made.get_text_config().vocab_size = vocabulary_size
+    return made
 
 
-def _load_model(folder: Path, vocabulary: Vocabulary) -> "PreTrainedModel":
-    _refuse_unsafe(folder)
+def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
+    made = _without_noise(new_config(config, vocabulary.size, vocabulary.special))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BadInput(folder, "", f"is no model that can be loaded ({first_line})", "give another base") from None
-    rows = model.get_input_embeddings().num_embeddings
-    known = Vocabulary(folder).ids if (folder / "tokenizer.json").is_file() else vocabulary.ids
-    if vocabulary.size > rows or known != vocabulary.ids:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    except Exception as error:  # whatever the layers say of dimensions that do not fit
         raise BadInput(
-            vocabulary.folder,
-            "tokenizer.json",
-            f"has another vocabulary ({vocabulary.size} tokens) than the base model in {folder} ({rows} rows)",
-            "prepare the data with the base's tokenizer (`data: tokenizer: <base folder>`)",
+            "model.config", made.model_type, f"makes no causal language model ({_first_line(error)})", "correct it"
+        ) from None
+    return model
+
+
+def _load_model(folder: Path) -> "PreTrainedModel":
+    _refuse_unsafe(folder)
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        config = _without_noise(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    _check_plain_head(model, folder)
+    except Exception as error:  # a damaged file raises what the library that reads it raises
+        raise BadInput(folder, "", f"is no model that can be loaded ({_first_line(error)})", "give another base") from None
+    if missing := sorted(report["missing_keys"]):
+        problem = f"holds no weights for {missing[0]}" + (f" and {len(missing) - 1} others" if missing[1:] else "")
+        raise BadInput(folder, "", problem, "give a causal language model that is whole")
     return model
 
 
@@ -185,15 +158,36 @@ def _refuse_unsafe(folder: Path) -> None:
             )
     if not any(folder.glob("*.safetensors")):
         raise BadInput(folder, "", "holds no safetensors weights", "convert the model to safetensors first")
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise BadInput(folder / "config.json", "", "is not JSON", "save the model again") from None
+    _refuse_foreign(values, folder / "config.json")
 
 
-@torch.no_grad()
-def _check_plain_head(model: "PreTrainedModel", folder: Path) -> None:
-    """Training scores targets by decoder, then output layer. A model that does more in between must not be trained so."""
-    tokens = torch.arange(8)[None] % model.get_input_embeddings().num_embeddings
-    whole = model(input_ids=tokens, use_cache=False).logits
-    hidden = getattr(model, model.base_model_prefix)(input_ids=tokens, use_cache=False).last_hidden_state
-    if not torch.allclose(whole, model.get_output_embeddings()(hidden), atol=1e-4):
-        raise BadInput(
-            folder, "config.json", f"{type(model).__name__} changes its logits after the output layer", "give another base"
-        )
+def _refuse_foreign(values: dict[str, Any], where: str | Path) -> None:
+    """Refuses what transformers alone cannot run, and weights that are not numbers to train on."""
+    from transformers import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        brings = " and brings code of its own, which is never run" if values.get("auto_map") else ""
+        raise BadInput(where, "model_type", f"is `{kind}`, which transformers does not know{brings}", "give another model")
+    if values.get("quantization_config"):
+        fix = "give the model before quantisation; `lora_quantize: nf4` quantises it while it trains"
+        raise BadInput(where, "quantization_config", "says that the weights are quantised", fix)
+
+
+def _without_noise(config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """Switches off dropout and router noise, in a configuration and those inside it."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and any(word in name for word in RANDOM):
+            setattr(config, name, 0.0)
+    for name in config.sub_configs:
+        if (inner := getattr(config, name, None)) is not None:
+            _without_noise(inner)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from training.behaviour import observe
 from training.model import plain_model
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ class Scorer(nn.Module):
     """A causal language model as a function from packed rows to the log-probabilities of their targets.
 
     The output layer is computed where there is a target only. For SFT and DPO rows, where most tokens are prompt, that
-    saves most of its work; for every objective it saves the fp32 copy of all logits.
+    saves most of its work; for every objective it saves the fp32 copy of all logits. Models that do more after the output
+    layer, or that would mix documents in a row, are asked in the slower way that is right (`training.behaviour`).
 
     Args:
+        model: in fp32 on the CPU, where it is observed.
         regularise: what training, not validation, mixes into the log-probabilities.
         collisions: whether training, not validation, needs `log_collisions` beside them.
     """
@@ -30,6 +33,7 @@ class Scorer(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.regularise, self.collisions = model, regularise or Regularisation(), collisions
+        self.behaviour = observe(plain_model(model))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         """Scores targets.
@@ -45,14 +49,20 @@ class Scorer(nn.Module):
             (targets,) natural log-probabilities, fp32; in training mode regularised. With collisions it is (2, targets) in
             training mode: below them the `log_collisions` of their distributions.
         """
+        inputs = {"input_ids": input_ids, "position_ids": position_ids}
+        if not self.behaviour.keeps_apart:
+            inputs["input_ids"], predictors = one_document_per_row(input_ids, position_ids, predictors)
+            del inputs["position_ids"]  # they count from 0 in every row, and not every model takes them
         causal = plain_model(self.model)
-        if causal.config._attn_implementation.startswith("flash"):  # keeps documents apart in one long row only
-            input_ids, position_ids = input_ids.view(1, -1), position_ids.view(1, -1)
-        decoder = getattr(causal, causal.base_model_prefix)
-        hidden = decoder(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=None, use_cache=False
-        ).last_hidden_state
-        logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
+        if self.behaviour.keeps_apart and causal.config._attn_implementation.startswith("flash"):
+            # It keeps documents apart in one long row only.
+            inputs = {name: tensor.view(1, -1) for name, tensor in inputs.items()}
+        if self.behaviour.plain_head:
+            decoder = getattr(causal, causal.base_model_prefix)
+            hidden = decoder(**inputs, attention_mask=None, use_cache=False).last_hidden_state
+            logits = causal.get_output_embeddings()(hidden.flatten(0, 1)[predictors])
+        else:
+            logits = causal(**inputs, attention_mask=None, use_cache=False).logits.flatten(0, 1)[predictors]
         regularise = self.regularise if self.training else Regularisation()
         scores: Tensor = _TargetLogProbabilities.apply(logits, targets, regularise)  # type: ignore[no-untyped-call]
         return torch.stack([scores, log_collisions(logits)]) if self.training and self.collisions else scores
@@ -69,6 +79,33 @@ def log_collisions(logits: Tensor) -> Tensor:
         numbers = logits[start : start + CHUNK].float()
         result[start : start + CHUNK] = (2 * numbers).logsumexp(-1) - 2 * numbers.logsumexp(-1)
     return result
+
+
+def one_document_per_row(input_ids: Tensor, position_ids: Tensor, predictors: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes packed rows apart, for models that would mix their documents.
+
+    Documents without a predictor, such as padding, are left out. Rows are filled up on the right, where a causal model does
+    not look; they are as long as the longest document.
+
+    Args:
+        input_ids, position_ids: (rows, seq_len); positions restart at 0 with each document.
+        predictors: (targets,) flat indices into rows x seq_len.
+
+    Returns:
+        (documents, longest) tokens, and (targets,) the same predictors as flat indices into it.
+    """
+    tokens, begins = input_ids.flatten(), position_ids == 0
+    begins[:, 0] = True
+    starts = begins.flatten().nonzero()[:, 0]
+    lengths = torch.diff(starts, append=starts.new_tensor([len(tokens)]))
+    document = begins.flatten().cumsum(0)[predictors] - 1
+    used, row = torch.unique(document if len(document) else document.new_zeros(1), return_inverse=True)
+    starts, lengths = starts[used], lengths[used]
+    column = torch.arange(int(lengths.max()), device=tokens.device)
+    places = (starts[:, None] + column).clamp(max=len(tokens) - 1)
+    apart = tokens[places].where(column < lengths[:, None], 0)
+    row = row[: len(predictors)]
+    return apart, row * len(column) + predictors - starts[row]
 
 
 @dataclass(frozen=True)

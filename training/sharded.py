@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from lineage.errors import GoldpathError
 from training.engine import AUTOCAST, SingleEngine
-from training.model import plain_model
+from training.model import blocks_of
 
 
 class Fsdp2Engine(SingleEngine):
@@ -30,8 +30,7 @@ class Fsdp2Engine(SingleEngine):
             "mp_policy": precision,
             "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
         }
-        causal = plain_model(self.scorer.model)
-        for block in getattr(causal, causal.base_model_prefix).layers:
+        for block in blocks_of(self.scorer.model):
             fully_shard(block, **policy)
         fully_shard(self.scorer, **policy)
         unsharded = [name for name, p in self.scorer.named_parameters() if not isinstance(p, DTensor)]

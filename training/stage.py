@@ -19,12 +19,13 @@ from training.export import export_model, save_bundle
 from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
-from training.model import Vocabulary, build_model, count_parameters, plain_model
+from training.model import build_model, count_parameters, plain_model
 from training.objectives import Objective, PairObjective, UnpairedObjective
 from training.processes import Processes, StopRequest
 from training.scoring import Regularisation, Scorer
 from training.telemetry import History, Telemetry
 from training.validate import Beat, reference_scores, unheard, validation_rows
+from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
 

@@ -27,13 +27,20 @@ class Window:
         self.rows = torch.arange(self.first, self.last).unsqueeze(1)
         self.longest = int(self.columns.max()) + 1
 
-    def mask(self) -> Tensor:
+    def mask(self, added_in: torch.dtype | None = None) -> Tensor:
         """Returns which columns each new token may attend to: its own and all before. Shape (rows, 1, new, longest).
+
+        Args:
+            added_in: the type of the attention weights to which plain attention adds its mask (0, or the lowest number);
+                None gives the booleans that fused attention takes.
 
         This is all the masking there is. What lies in later columns (padding of a shorter prompt, an earlier request's
         text) is never seen, and is overwritten when the row gets there.
         """
-        return (torch.arange(self.longest) <= self.columns.unsqueeze(-1)).unsqueeze(1)
+        seen = (torch.arange(self.longest) <= self.columns.unsqueeze(-1)).unsqueeze(1)
+        if added_in is None:
+            return seen
+        return torch.zeros(seen.shape, dtype=added_in).masked_fill(~seen, torch.finfo(added_in).min)
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types

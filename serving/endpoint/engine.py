@@ -82,6 +82,8 @@ class Engine:
     ) -> None:
         self.loaded, self.slots, self.failed = loaded, slots, False
         self._on_failure = on_failure
+        plain = loaded.model.config._attn_implementation == "eager"  # models for which no fused attention exists
+        self._mask_added_in = loaded.model.dtype if plain else None
         self._cache = RowCache(loaded.model.config.num_hidden_layers, slots)
         self._rows: list[Request] = []
         self._waiting: deque[Request] = deque()
@@ -193,7 +195,7 @@ class Engine:
         kept = list(range(longest)) if any(r.sampling.echo for r in batch) else sorted({size - 1 for size in sizes})
         out = self.loaded.model(
             input_ids=tokens,
-            attention_mask=window.mask(),
+            attention_mask=window.mask(self._mask_added_in),
             position_ids=columns,
             past_key_values=self._cache,
             use_cache=True,

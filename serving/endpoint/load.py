@@ -27,6 +27,7 @@ NEUTRAL = {
     "guidance_scale": None,
     "renormalize_logits": False,
 }
+ONLY_ATTENTION = "serve a model of attention layers only"
 ATTENTION_THAT_KEEPS_ALL = frozenset({"full_attention", "sliding_attention"})
 
 Precision = Literal["float32", "bfloat16"]
@@ -83,12 +84,13 @@ def load_bundle(folder: Path, digest: str | None = None, precision: Precision = 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=getattr(torch, precision), attn_implementation="sdpa"
+            folder, local_files_only=True, use_safetensors=True, dtype=getattr(torch, precision)
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(folder, "config.json", f"does not load ({reason})", "serve a causal language model") from None
     _refuse_unfaithful(folder, model)
+    context = _context(folder, model.config)
     settings = model.generation_config
     ends = settings.eos_token_id if settings.eos_token_id is not None else tokenizer.eos_token_id
     sampled = bool(settings.do_sample)
@@ -96,7 +98,7 @@ def load_bundle(folder: Path, digest: str | None = None, precision: Precision = 
         model=model.eval(),
         tokenizer=tokenizer,
         digest=verified,
-        context=_context(model.config),
+        context=context,
         ends=frozenset([ends] if isinstance(ends, int) else ends or []),
         temperature=float(settings.temperature if settings.temperature is not None else 1.0) if sampled else 0.0,
         top_p=float(settings.top_p if settings.top_p is not None else 1.0) if sampled else 1.0,
@@ -110,12 +112,19 @@ def _refuse_unfaithful(folder: Path, model: Any) -> None:
         if value is not None and value != neutral:
             fix = "remove it from the bundle's generation_config.json and evaluate again"
             raise BadInput(folder / "generation_config.json", name, f"is {value!r}, which this engine does not apply", fix)
+    if model._is_stateful:
+        raise BadInput(
+            folder / "config.json", "model_type", f"{type(model).__name__} keeps a running state", ONLY_ATTENTION
+        )
     kinds = set(getattr(model.config, "layer_types", None) or ())
     if other := sorted(kinds - ATTENTION_THAT_KEEPS_ALL):
-        raise BadInput(folder / "config.json", "layer_types", f"has {other[0]}", "serve a model of attention layers only")
+        raise BadInput(folder / "config.json", "layer_types", f"has {other[0]}", ONLY_ATTENTION)
 
 
-def _context(config: Any) -> int:
+def _context(folder: Path, config: Any) -> int:
     # A sliding window never bites as long as the whole text fits into it.
     limits = [getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)]
-    return int(min(limit for limit in limits if limit))
+    if not any(limits):
+        fix = "write there how many tokens it was trained on"
+        raise BadInput(folder / "config.json", "max_position_embeddings", "is missing", fix)
+    return min(int(limit) for limit in limits if limit)

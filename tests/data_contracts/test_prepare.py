@@ -1,10 +1,13 @@
 """The whole data stage on a small corpus: what is kept, what is not and why, and that equal input gives equal bytes."""
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_corpus import AWS_KEY, GOLDEN_QUESTION, documents, read_lines, run_data, write_corpus, write_lines
+from tokenizers import Tokenizer
 
 EXPECTED = {
     ("exact", "duplicates", "exact"),
@@ -173,3 +176,29 @@ def test_contamination_can_stop_the_stage(tmp_path: Path) -> None:
     done = run_data("--config", recipe, "--out", tmp_path / "out", home=tmp_path / "home")
     assert done.returncode == 2
     assert "leak: repeats golden item closed_book/q1" in done.stderr
+
+
+def run_with(data_run: Path, folder: Path, **changes: Any) -> "subprocess.CompletedProcess[str]":
+    """Runs the stage on the small corpus with changed settings, into `<folder>/out`."""
+    recipe = json.loads((data_run / "recipe.json").read_text())
+    data = recipe.get("data", recipe)
+    for source in data["sources"]:
+        source["path"] = str(data_run / Path(source["path"]).name)
+    data |= changes
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    return run_data("--config", folder / "recipe.json", "--out", folder / "out", home=folder / "home")
+
+
+def test_tokens_are_added_after_those_that_a_tokenizer_has(data_run: Path, tmp_path: Path) -> None:
+    done = run_with(data_run, tmp_path, add_tokens=["<|tool|>", "qubit"], tokenizer=str(data_run / "out" / "tokenizer"))
+    assert done.returncode == 0, done.stderr
+    before, after = (Tokenizer.from_file(str(folder / "out/tokenizer/tokenizer.json")) for folder in (data_run, tmp_path))
+    size = before.get_vocab_size()
+    assert after.get_vocab() == before.get_vocab() | {"<|tool|>": size, "qubit": size + 1}
+    assert after.encode("a qubit").ids[-1] == size + 1
+
+
+def test_tokens_need_a_tokenizer_to_be_added_to(data_run: Path, tmp_path: Path) -> None:
+    done = run_with(data_run, tmp_path, add_tokens=["qubit"])
+    assert done.returncode == 2
+    assert "data: add_tokens: there is no tokenizer to add them to" in done.stderr

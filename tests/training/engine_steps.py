@@ -16,10 +16,11 @@ from training.checkpoint import Checkpoints
 from training.config import ModelConfig, Resources, TrainingConfig
 from training.engine import Engine, make_engine
 from training.manifest import Progress
-from training.model import Vocabulary, build_model, plain_model
+from training.model import build_model, plain_model
 from training.objectives import Objective
 from training.processes import Processes
 from training.scoring import Scorer
+from training.vocabulary import Vocabulary
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

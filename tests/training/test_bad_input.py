@@ -1,20 +1,27 @@
 """What a user can get wrong is one line that names the file, the field and the fix."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_training import TINY_MODEL, VOCABULARY, Command, write_tokenizer
 
 from lineage.errors import BadInput, Tampered
+from lineage.files import write_json
+from lineage.job import load_stage
 from lineage.section import parse
+from lineage.stage import STARTED
 from training.batches import PackedRows
 from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.placement import require_possible
 from training.processes import Processes, join_processes
+from training.scoring import Scorer
 from training.stage import check_division
+from training.vocabulary import Vocabulary
 
 
 def training(**changes: object) -> TrainingConfig:
@@ -24,9 +31,10 @@ def training(**changes: object) -> TrainingConfig:
 
 @pytest.fixture
 def small_base(packed_data: Path, tmp_path: Path) -> Path:
-    """A plain Hugging Face folder of a tiny model."""
+    """A plain Hugging Face folder of a tiny model and its tokenizer."""
     model = build_model(ModelConfig(**TINY_MODEL), None, Vocabulary(packed_data / "tokenizer"), training(), 48)
     model.save_pretrained(tmp_path / "base")
+    shutil.copytree(packed_data / "tokenizer", tmp_path / "base", dirs_exist_ok=True)
     return tmp_path / "base"
 
 
@@ -127,18 +135,16 @@ def test_unknown_adapter_target(small_base: Path, packed_data: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [VOCABULARY + 1, VOCABULARY - 1])
-def test_tokenizer_of_another_model(small_base: Path, packed_data: Path, tmp_path: Path, size: int) -> None:
+def test_tokenizer_of_another_model(small_base: Path, tmp_path: Path, size: int) -> None:
     write_tokenizer(tmp_path / "tokenizer", size)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (small_base / name).write_bytes((packed_data / "tokenizer" / name).read_bytes())
     with pytest.raises(BadInput, match="has another vocabulary"):
         load(small_base, tmp_path)
 
 
-def test_more_tokens_than_the_model_has_rows(small_base: Path, tmp_path: Path) -> None:
-    write_tokenizer(tmp_path / "tokenizer", VOCABULARY + 1)
-    with pytest.raises(BadInput, match="has another vocabulary"):
-        load(small_base, tmp_path)
+def test_a_base_without_a_tokenizer(small_base: Path, packed_data: Path) -> None:
+    (small_base / "tokenizer.json").unlink()
+    with pytest.raises(BadInput, match=r"base: tokenizer.json: is missing"):
+        load(small_base, packed_data)
 
 
 def test_pickled_weights_are_refused_unread(small_base: Path, packed_data: Path) -> None:
@@ -155,9 +161,56 @@ def test_a_base_that_is_no_model(small_base: Path, packed_data: Path, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="no model folder"):
         load(tmp_path / "empty", packed_data)
-    (small_base / "config.json").write_text(json.dumps({"model_type": "llamma"}))
+    for config, problem in (
+        ("{", "is not JSON"),
+        ('{"model_type": "llamma"}', "is `llamma`, which transformers does not know. Fix"),
+        ('{"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}', "brings code of its own, which is never run"),
+        ('{"model_type": "vit"}', "is no model that can be loaded"),
+        ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}', "says that the weights are quantised"),
+    ):
+        (small_base / "config.json").write_text(config)
+        with pytest.raises(BadInput, match=problem):
+            load(small_base, packed_data)
+
+
+def test_a_base_whose_weights_are_not_all_there(small_base: Path, packed_data: Path) -> None:
+    weights = load_file(small_base / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, small_base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"holds no weights for model.layers.1.mlp.up_proj.weight\. Fix"):
+        load(small_base, packed_data)
+    (small_base / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(BadInput, match="is no model that can be loaded"):
         load(small_base, packed_data)
+
+
+def test_a_model_that_sees_ahead(packed_data: Path) -> None:
+    encoder = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "intermediate_size": 64, "is_decoder": False}  # fmt: skip
+    model = build_model(ModelConfig(config=encoder), None, Vocabulary(packed_data / "tokenizer"), training(), 48)
+    with pytest.raises(BadInput, match="BertLMHeadModel sees the tokens that it is to predict"):
+        Scorer(model)
+
+
+def test_a_configuration_file_that_describes_no_model(packed_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for text, problem in (("{", "is not JSON"), ("{}", "names no `model_type`"), ("[1]", "valid dictionary")):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=problem):
+            parse(ModelConfig, {"config": str(path)}, "my.yaml")
+    with pytest.raises(BadInput, match="No such file"):
+        parse(ModelConfig, {"config": str(tmp_path / "absent.json")}, "my.yaml")
+    for more, problem in (({"base": "x"}, "two models"), ({"num_layers": 9}, "num_layers is what config says")):
+        with pytest.raises(BadInput, match=problem):
+            parse(ModelConfig, {"config": {"model_type": "gpt2"}, **more}, "my.yaml")
+    for values, problem in (
+        ({"model_type": "gpt9"}, "which transformers does not know"),
+        ({"model_type": "gpt2", "n_layer": "many"}, "is not valid"),
+        ({"model_type": "gpt2", "n_embd": 30, "n_head": 4}, "makes no causal language model"),
+        ({"model_type": "vit"}, "makes no causal language model"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            build_model(ModelConfig(config=values), None, Vocabulary(packed_data / "tokenizer"), training(), 48)
 
 
 def test_a_bundle_whose_bytes_changed(small_base: Path, packed_data: Path) -> None:
@@ -202,3 +255,19 @@ def test_a_loss_that_explodes_names_step_and_rows(training_command: Command, tmp
     assert "Traceback" not in errors
     assert [path.name for path in (out / ".checkpoints").iterdir()] == ["step-000001"]
     assert not (out / "record.json").exists()
+
+
+def test_the_checkpoint_of_another_model(training_command: Command, tmp_path: Path) -> None:
+    options = {"steps": 2, "validation_rows": 1}
+    code, _, errors = training_command.run(training_command.job("pretrain", **options), tmp_path / "narrow")
+    assert code == 0, errors
+    path, out = training_command.job("pretrain", **options), tmp_path / "wide"
+    told = json.loads(path.read_text())
+    told["config"]["model"]["intermediate_size"] = 96
+    path.write_text(json.dumps(told))
+    job, _ = load_stage(path, TrainingJob)
+    shutil.copytree(tmp_path / "narrow" / ".checkpoints", out / ".checkpoints")
+    write_json(out / STARTED, {"fingerprint": job.fingerprint(job.inputs())})
+    code, _, errors = training_command.run(path, out)
+    assert code == 2
+    assert "fingerprint: belongs to another configuration or other inputs" in errors

@@ -25,11 +25,12 @@ from training.engine import SingleEngine
 from training.guard import FEWEST, MOST_IN_A_ROW, WINDOW, StepResult, find_fault, remember
 from training.loop import Loop
 from training.manifest import Progress
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.schedule import learning_rate
 from training.scoring import Scorer
+from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
 STEPS, BAD_STEP = 8, 4

@@ -14,11 +14,12 @@ from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
 from training.batches import PackedRows
 from training.config import ROW_KINDS, ModelConfig, ObjectiveName, TrainingConfig
 from training.engine import SingleEngine
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.processes import Processes
 from training.scoring import Scorer
 from training.stage import make_objective
 from training.validate import with_zero_point
+from training.vocabulary import Vocabulary
 
 CAPACITY = 40
 OBJECTIVES: tuple[ObjectiveName, ...] = ("pretrain", "sft", "dpo", "kto")

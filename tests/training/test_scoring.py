@@ -11,8 +11,9 @@ from tiny_training import TINY_MODEL
 from training import scoring
 from training.batches import PackedRows
 from training.config import ModelConfig, TrainingConfig
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.scoring import Regularisation, Scorer, log_collisions
+from training.vocabulary import Vocabulary
 
 
 @pytest.fixture

@@ -54,7 +54,8 @@ def test_a_dead_tracking_server_does_not_stop_training(training_command: Command
 
 
 def test_estimate_counts_the_weights_exactly(packed_data: Path, tmp_path: Path) -> None:
-    from training.model import Vocabulary, build_model, count_parameters
+    from training.model import build_model, count_parameters
+    from training.vocabulary import Vocabulary
 
     model_config = ModelConfig(hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, num_kv_heads=2)
     vocabulary = Vocabulary(packed_data / "tokenizer")

@@ -19,13 +19,14 @@ from lineage.stage import STARTED
 from training.batches import PackedRows
 from training.config import ModelConfig, TrainingConfig
 from training.engine import SingleEngine
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.objectives import UnpairedObjective
 from training.processes import Processes
 from training.scoring import Scorer
 from training.stage import make_objective
 from training.unpaired import answer_losses
 from training.validate import with_zero_point
+from training.vocabulary import Vocabulary
 
 WEIGHTS = Path("bundle") / "model.safetensors"
 OPTIONS = {"steps": 12, "learning_rate": 0.005, "kto_beta": 0.3, "checkpoint_every": 4}

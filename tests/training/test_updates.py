@@ -11,12 +11,13 @@ from tiny_training import TINY_MODEL
 from training.batches import PackedRows, rows_of_step, share_of
 from training.config import ModelConfig, TrainingConfig
 from training.engine import SingleEngine
-from training.model import Vocabulary, build_model
+from training.model import build_model
 from training.preference import LOSSES
 from training.processes import Processes
 from training.scoring import Scorer
 from training.stage import make_objective
 from training.validate import with_zero_point
+from training.vocabulary import Vocabulary
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from lineage.bundle import seal_bundle
 from lineage.errors import BadInput, Tampered
 from serving.endpoint.engine import Delta, Engine, EngineFailed
 from serving.endpoint.load import LoadedModel, load_bundle
@@ -179,3 +182,36 @@ def test_a_setting_that_the_engine_would_ignore_is_refused(tmp_path, bundle_a: A
     with pytest.raises(BadInput) as caught:
         load_bundle(folder)
     assert caught.value.field == "repetition_penalty"
+
+
+def other_bundle(bundle: Path, folder: Path, **config: object) -> Path:
+    """Seals a tiny model of another architecture, with the tokenizer of a bundle."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    values = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.4, **config}
+    AutoModelForCausalLM.from_config(CONFIG_MAPPING[str(values.pop("model_type"))](**values)).save_pretrained(folder)
+    for path in bundle.glob("*token*"):
+        shutil.copy(path, folder)
+    seal_bundle(folder)
+    return folder
+
+
+def test_a_model_with_plain_attention_only_says_what_generate_says(bundle_a: Arm, tmp_path: Path) -> None:
+    gemma = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+             "query_pre_attn_scalar": 8, "max_position_embeddings": 256, "sliding_window": 200}  # fmt: skip
+    loaded = load_bundle(other_bundle(bundle_a.bundle, tmp_path / "gemma", model_type="gemma2", **gemma))
+    assert loaded.model.config._attn_implementation == "eager"
+    made = Engine(loaded, slots=4)
+    answers = [Collected() for _ in PROMPTS]
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        made.submit(prompt, Sampling(max_tokens=12, logprobs=0), answer)
+    assert [answer.tokens for answer in answers] == [generate(loaded, prompt, 12) for prompt in PROMPTS]
+    made.close()
+
+
+def test_models_that_the_engine_would_not_serve_faithfully(bundle_a: Arm, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="MambaForCausalLM keeps a running state"):
+        load_bundle(other_bundle(bundle_a.bundle, tmp_path / "mamba", model_type="mamba"))
+    with pytest.raises(BadInput, match="max_position_embeddings: is missing"):
+        load_bundle(other_bundle(bundle_a.bundle, tmp_path / "bloom", model_type="bloom", n_head=4))
