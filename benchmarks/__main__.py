@@ -19,7 +19,7 @@ import psutil
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-NO_BENCHMARKS = {"__init__", "__main__", "figure"}
+NO_BENCHMARKS = {"__init__", "__main__", "figure", "peers"}
 MARKS = {True: "met", False: "**missed**", None: ""}
 
 

@@ -31,6 +31,11 @@ def at_most(figure: str, value: float, unit: str, limit: float, peer: str, runs:
     return Figure(figure, round(value, 3), unit, f"<= {limit:g}", value <= limit, peer, runs)
 
 
+def at_least(figure: str, value: float, unit: str, limit: float, peer: str, runs: int) -> Figure:
+    """Returns a figure that must not fall short of a limit."""
+    return Figure(figure, round(value, 3), unit, f">= {limit:g}", value >= limit, peer, runs)
+
+
 def observed(figure: str, value: float, unit: str, peer: str, runs: int) -> Figure:
     """Returns a figure that nobody promised anything about."""
     return Figure(figure, round(value, 3), unit, "", None, peer, runs)

@@ -47,7 +47,7 @@ def place_blocks(
         require_float8(device)
         convert_to_float8(model, model.get_output_embeddings())
     if resources.attention != "auto" or model._supports_sdpa:  # else it stays with the one attention that it has
-        set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len))
+        set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len, model.config))
     recompute_activations(model, resources.activation_checkpointing)
     if resources.compile:
         compile_blocks(model, device)

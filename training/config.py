@@ -12,7 +12,7 @@ ObjectiveName = Literal["pretrain", "sft", "dpo", "kto"]
 EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Offload = Literal["none", "optimizer", "all"]
 Checkpointing = Literal["none", "full", "selective"]
-Attention = Literal["auto", "eager", "sdpa", "flash", "flex"]
+Attention = Literal["auto", "eager", "sdpa", "documents", "flash", "flex"]
 PairLoss = Literal[
     "sigmoid",
     "ipo",
@@ -280,8 +280,8 @@ class Resources(Section):
         activation_checkpointing: what the backward pass computes again instead of keeping it (Chen et al. 2016): `full`,
             all inside each block; `selective`, all but the results of matrix products and of fused attention.
         compile: whether each block is compiled by `torch.compile`; costs a cold start. Engines `single`, `ddp`, `fsdp2`.
-        attention: `auto` takes what is quick to train with on the device; `flash` (FlashAttention, variable lengths) and
-            `flex` (FlexAttention) need a GPU. All keep packed documents apart.
+        attention: `auto` takes what is quick to train with on the device; `documents` (one after the other) is for CPUs,
+            `flash` (FlashAttention, variable lengths) and `flex` (FlexAttention) need a GPU. All keep documents apart.
         accelerate_config: a file as `accelerate config` writes it; it then says processes, engine and the like.
         deepspeed_config: a DeepSpeed JSON file; it then says the ZeRO stage, offloading, and DeepSpeed's own settings.
     """

@@ -48,8 +48,9 @@ class Steps:
         vocabulary = Vocabulary(data / "tokenizer")
         built = build_model(ModelConfig(**model), None, vocabulary, self.config, self.rows.seq_len)
         self.num_weights = {f"model.{name}": p.numel() for name, p in built.named_parameters()}
+        scorer = Scorer(built).train()  # before its blocks are placed, as in a stage
         place_blocks(plain_model(built), self.config, self.resources, processes.device, self.rows.seq_len)
-        self.engine: Engine = make_engine(self.resources, Scorer(built).train(), self.config, processes)
+        self.engine: Engine = make_engine(self.resources, scorer, self.config, processes)
         self.objective, self.done = Objective(self.rows), 0
 
     def take(self, count: int) -> list[tuple[float, float]]:

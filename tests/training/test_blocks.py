@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from engine_steps import ALONE, Steps
+from tiny_training import TINY_MODEL
+from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from lineage.errors import BadInput
 from training.attention import choose_attention
 from training.config import Resources, TrainingConfig
+from training.document_attention import NAME
 from training.engine import SingleEngine
 from training.float8 import convert_to_float8
 from training.processes import Processes
@@ -39,7 +42,7 @@ def test_recomputing_keeps_fewer_activations(packed_data: Path) -> None:
     assert kept_bytes("full") < kept_bytes("none") / 2
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "documents"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_packed_document_scores_as_if_alone(attention: str, precision: str, packed_data: Path) -> None:
     steps = Steps(packed_data, {"attention": attention}, {"precision": precision})
@@ -61,10 +64,25 @@ def test_a_packed_document_scores_as_if_alone(attention: str, precision: str, pa
 
 
 def test_attention_chosen_by_itself() -> None:
-    assert choose_attention("auto", CPU, "bf16", 512) == "eager"
-    assert choose_attention("auto", CPU, "bf16", 1024) == choose_attention("auto", CPU, "fp32", 256) == "sdpa"
-    assert choose_attention("auto", torch.device("cuda"), "bf16", 256) == "sdpa"
-    assert choose_attention("flex", torch.device("cuda"), "bf16", 256) == "flex_attention"
+    llama, gpt, windowed = LlamaConfig(), GPT2Config(), Qwen2Config(use_sliding_window=True, max_window_layers=0)
+    assert choose_attention("auto", CPU, "bf16", 512, llama) == NAME
+    assert (
+        choose_attention("auto", CPU, "bf16", 512, gpt) == choose_attention("auto", CPU, "bf16", 512, windowed) == "eager"
+    )
+    assert choose_attention("auto", CPU, "bf16", 1024, llama) == choose_attention("auto", CPU, "fp32", 256, llama) == "sdpa"
+    assert choose_attention("auto", torch.device("cuda"), "bf16", 256, llama) == "sdpa"
+    assert choose_attention("flex", torch.device("cuda"), "bf16", 256, llama) == "flex_attention"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_documents_learn_what_plain_attention_learns(precision: str, packed_data: Path) -> None:
+    for groups in (1, 2):
+        model = TINY_MODEL | {"num_kv_heads": 2 // groups}
+        sides = [
+            Steps(packed_data, {"attention": one}, {"precision": precision}, model=model) for one in ("documents", "eager")
+        ]
+        losses = [torch.tensor(side.take(4)) for side in sides]
+        assert torch.allclose(*losses, atol=2e-5 if precision == "fp32" else 2e-2)
 
 
 @pytest.mark.parametrize("attention", ["flash", "flex"])
@@ -75,7 +93,7 @@ def test_attention_of_gpus_is_refused_on_cpus(attention: str, packed_data: Path)
 
 def test_flash_needs_half_precision() -> None:
     with pytest.raises(BadInput, match="computes in half precision"):
-        choose_attention("flash", torch.device("cuda"), "fp32", 256)
+        choose_attention("flash", torch.device("cuda"), "fp32", 256, LlamaConfig())
 
 
 def test_without_a_compiler_compilation_is_refused(packed_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ from tiny_training import PAD, TINY_MODEL
 from data_contracts.config import RowKind
 from data_contracts.encode import Piece, Segment
 from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
+from training.attention import set_attention
 from training.batches import PackedRows
 from training.config import ROW_KINDS, ModelConfig, ObjectiveName, TrainingConfig
+from training.document_attention import NAME
 from training.engine import SingleEngine
 from training.model import build_model
 from training.processes import Processes
@@ -53,7 +55,7 @@ def mean_loss(objective: ObjectiveName, folder: Path, tokenizer: Path, attention
         {"objective": objective, "steps": 1, "precision": "fp32", "dpo_beta": 0.3, "kto_beta": 0.3, "rows_per_step": 32}
     )
     model = build_model(ModelConfig(**TINY_MODEL), None, Vocabulary(tokenizer), config, CAPACITY)
-    model.set_attn_implementation(attention)
+    set_attention(model, attention)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -68,7 +70,7 @@ def mean_loss(objective: ObjectiveName, folder: Path, tokenizer: Path, attention
     return float(loss.loss(everything, engine.score(everything))) / data.terms(everything)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", NAME])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=LENGTHS)

@@ -57,7 +57,7 @@ def test_the_test_above_would_see_a_leak(scorer: Scorer, packed_rows: Callable[.
 
 @pytest.mark.parametrize("chunk", [1, 7, 1024])
 def test_target_log_probabilities_and_their_gradient(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setitem(scoring.NUMBERS, "cpu", chunk * 50)
     logits = (torch.randn(20, 50) * 5).requires_grad_()
     targets, weights = torch.randint(0, 50, (20,)), torch.randn(20)
     ours = scoring._TargetLogProbabilities.apply(logits, targets, Regularisation())
@@ -73,7 +73,7 @@ def test_target_log_probabilities_and_their_gradient(chunk: int, monkeypatch: py
 def test_regularised_scores_and_their_gradient(
     chunk: int, smoothing: float, z_loss: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setitem(scoring.NUMBERS, "cpu", chunk * 50)
     logits = (torch.randn(20, 50) * 5).requires_grad_()
     targets, weights = torch.randint(0, 50, (20,)), torch.randn(20)
     ours = scoring._TargetLogProbabilities.apply(logits, targets, Regularisation(smoothing, z_loss))
@@ -102,7 +102,7 @@ def test_a_batch_without_targets_has_a_gradient_of_zero(scorer: Scorer, packed_r
 
 
 def test_collisions_are_the_chance_of_drawing_the_same_word_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", 3)
+    monkeypatch.setitem(scoring.NUMBERS, "cpu", 3)
     logits = torch.randn(7, 11) * 4
     assert torch.allclose(log_collisions(logits), logits.softmax(-1).square().sum(-1).log(), atol=1e-5)
 
