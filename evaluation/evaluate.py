@@ -13,7 +13,7 @@ from evaluation.harness import harness_fingerprint, open_tasks, prepare_process,
 from evaluation.samples import Sample, dump_samples, measure, measure_all
 from evaluation.scores import SCORES, ModelScores, Scores, score_metric
 from evaluation.suite import TaskFile, load_suite
-from lineage.bundle import verify_bundle
+from lineage.bundle import digest_model
 from lineage.errors import BadInput
 from lineage.files import write_atomic, write_json
 from lineage.job import Job
@@ -39,7 +39,7 @@ def evaluate(job: Job, config: EvaluationConfig, out: Path) -> dict[str, Metric]
     suite = load_suite(config.suite)
     bundles = _bundles(job)
     golden = read_golden(job.parents[DATA], [task.golden for task in suite.tasks])
-    digests = {label: verify_bundle(bundle) for label, bundle in bundles.items()}
+    digests = {label: digest_model(bundle) for label, bundle in bundles.items()}
     hashes = {name: golden[name].sha256 for name in sorted(golden)}
     harness = harness_fingerprint(suite, config)
 

@@ -215,13 +215,20 @@ def _models_to_score(
     recipe: Recipe, folder: Path, base: Path | None, last: Path
 ) -> tuple[dict[str, Path], dict[str, list[str]]]:
     """The candidate, and beside it what it grew from, so that the report shows what each stage brought."""
-    models: dict[str, Path] = {"base": base} if base else {}
+    models: dict[str, Path] = {"base": base} if base and _has_chat_template(base) else {}
     if recipe.pretrain and not recipe.model.base:
         models["untrained"] = folder / "pretrain"
     models |= {objective: folder / objective for objective in recipe.objectives[:-1]}
     models["candidate"] = last
     files = {"untrained": "initial/*", "base": "*"}
     return models, {"data": ["golden/*"], **{role: [files.get(role, "bundle/*")] for role in models}}
+
+
+def _has_chat_template(model: Path) -> bool:
+    """Whether a model can be asked as served; one that was only pretrained, elsewhere, often cannot."""
+    config = model / "tokenizer_config.json"
+    inside = config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
+    return inside or (model / "chat_template.jinja").is_file()
 
 
 def _unfinished(parent: Path, settings: "Settings") -> bool:

@@ -57,6 +57,21 @@ def seal_bundle(folder: Path) -> str:
     return manifest.digest
 
 
+def digest_model(folder: Path) -> str:
+    """Returns the digest that names a model folder: a bundle's own, verified; a plain folder's as if sealed.
+
+    Raises:
+        Tampered: the bundle is not what its manifest says.
+        BadInput: the folder holds no model.
+    """
+    if (folder / MANIFEST).is_file():
+        return verify_bundle(folder)
+    if not (folder / "config.json").is_file():
+        raise BadInput(folder, "", "is neither a release bundle nor a model folder", "give a `bundle` folder of a run")
+    files = list_files(folder, linked=True)
+    return Manifest(files={path.relative_to(folder).as_posix(): describe_file(path) for path in files}).digest
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Reads a bundle's manifest without hashing its files.
 

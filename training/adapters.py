@@ -71,6 +71,10 @@ def with_adapters(model: "PreTrainedModel", training: TrainingConfig, new_tokens
         except (ValueError, NotImplementedError) as error:  # a layer that peft, or this variant of LoRA, cannot adapt
             reason = str(error).strip().splitlines()[0]
             raise BadInput("job.yaml", f"{FIELD}.lora_targets", f"cannot be adapted ({reason})", "choose others") from None
+    if tied and adapted.get_input_embeddings().weight is not adapted.get_output_embeddings().weight:
+        problem = "would part the embedding from the output layer, which are one table in this model"
+        fix = "leave them out, or train all weights (`lora_rank: 0`)"
+        raise BadInput("job.yaml", f"{FIELD}.lora_full_modules", problem, fix)
     if adapted.device.type != "meta":  # shapes alone show no effect
         _require_effect(adapted)
     return adapted
@@ -179,7 +183,7 @@ def _require_effect(model: "PreTrainedModel") -> None:
 
     An expert may see none of these few tokens, so a kind of layer is refused where none of its adapters has a gradient.
     """
-    tokens = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
+    tokens = torch.arange(1, 9)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.enable_grad():
         model(input_ids=tokens, use_cache=False).logits.square().mean().backward()
     effects: dict[str, bool] = {}

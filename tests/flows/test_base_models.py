@@ -62,6 +62,20 @@ def test_only_the_first_stage_grows_the_vocabulary(recipe_with: Write, home_sett
     assert steps["pretrain"].config["model"] is None
 
 
+def test_a_base_without_a_chat_template_is_not_asked(recipe_with: Write, home_settings: Settings, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    recipe = load_recipe(recipe_with({"base": "base"}))
+    for name, text, asked in (
+        ("tokenizer_config.json", "{}", False),
+        ("tokenizer_config.json", '{"chat_template": "…"}', True),
+        ("chat_template.jinja", "…", True),
+    ):
+        (base / name).write_text(text)
+        evaluate = next(step.job for step in steps_of(recipe, home_settings) if step.stage == "evaluate")
+        assert ("base" in evaluate.parents) == asked
+
+
 def test_there_must_be_a_base_to_grow(recipe_with: Write) -> None:
     with pytest.raises(BadInput, match=r"model.grow_vocabulary: there is no `model.base` to grow"):
         load_recipe(recipe_with({"grow_vocabulary": True}))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage.bundle import MANIFEST, read_manifest, seal_bundle, verify_bundle
+from lineage.bundle import MANIFEST, digest_model, read_manifest, seal_bundle, verify_bundle
 from lineage.errors import BadInput, Tampered
 
 
@@ -91,3 +91,20 @@ def test_a_bundle_without_weights_is_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadInput, match="no safetensors weights"):
         seal_bundle(tmp_path)
+
+
+def test_a_plain_model_folder_has_the_digest_that_sealing_would_give_it(tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "model"
+    folder.mkdir()
+    store.write_text("weights")
+    (folder / "model.safetensors").symlink_to(store)  # as in the hub's cache
+    with pytest.raises(BadInput, match="neither a release bundle nor a model folder"):
+        digest_model(folder)
+    (folder / "config.json").write_text("{}")
+    plain = digest_model(folder)
+    store.write_text("others")
+    assert digest_model(folder) != plain
+    store.write_text("weights")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_text("weights")
+    assert plain == seal_bundle(folder) == digest_model(folder)

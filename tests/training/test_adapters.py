@@ -89,6 +89,11 @@ def test_what_the_model_does_not_have(build: Build, changes: dict[str, Any], fie
     assert caught.value.field == f"config.training.{field}"
 
 
+def test_one_table_is_not_parted_into_two(build: Build) -> None:
+    with pytest.raises(BadInput, match="would part the embedding from the output layer"):
+        build("gpt2", lora_full_modules=["wte"])  # peft knows tied tables by the name `embed_tokens` only
+
+
 def test_a_layer_that_peft_refuses(build: Build) -> None:
     with pytest.raises(BadInput, match="cannot be adapted"):
         build("mamba", lora_targets=["out_proj"])
