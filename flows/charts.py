@@ -18,7 +18,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Draws one panel per training stage: loss by step, and validation loss as dots.
 
     Args:
-        histories: rows of `history.jsonl` by panel title.
+        histories: rows of `metrics.jsonl` by panel title.
     """
     figure, axes = _panels(len(histories), height=2.6)
     for axis, (title, rows) in zip(axes, histories.items(), strict=True):

@@ -94,7 +94,7 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
             case "data":
                 found["funnel"] = funnel_bars(_json(path / "funnel.json")["kinds"])
             case "pretrain" | "sft" | "dpo":
-                histories[record.stage] = _json_lines(path / "history.jsonl")
+                histories[record.stage] = _json_lines(path / "metrics.jsonl")
                 found |= {"data_version": record.stamp.data_version, "commit": record.stamp.commit}
             case "evaluate" if path.name == "evaluate":
                 scores = _json(path / "scores.json")

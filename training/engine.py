@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import Batch
+from training.clock import StepClock
 from training.config import EngineName, TrainingConfig
 from training.hardware import Precision
 from training.processes import Processes
@@ -51,12 +52,14 @@ class Engine(ABC):
         precision: what matrix products are computed in; the caller has settled `auto` (`stage.settle_precision`).
         scorer: the model as it is trained.
         trained: its trained parameters by name, as the engine left them (shards, for a sharded engine).
+        clock: where the time goes; `learn` counts `forward` and `backward`, the loop the rest.
     """
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, processes: Processes) -> None:
         self.config, self.processes, self.scorer = config, processes, scorer
         assert config.precision != "auto"
         self.precision: Precision = config.precision
+        self.clock = StepClock(processes.device)
         self.trained: dict[str, nn.Parameter] = {}
 
     @abstractmethod
@@ -140,10 +143,12 @@ class SingleEngine(Engine):
         return scores
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
-        with self.mixed_precision():
-            scores = self.forward(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
-        loss = loss_of(scores)
-        (loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # engines average over processes
+        with self.clock("forward"):
+            with self.mixed_precision():
+                scores = self.forward(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+            loss = loss_of(scores)
+        with self.clock("backward"):
+            (loss * self.processes.world).backward()  # type: ignore[no-untyped-call]  # engines average over processes
         return loss.detach()
 
     def clip(self) -> Tensor:

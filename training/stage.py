@@ -15,14 +15,17 @@ from training.checkpoint import Checkpoints
 from training.config import Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
+from training.flops import arithmetic_of
 from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
 from training.model import Vocabulary, build_model, choose_attention, count_parameters, plain_model
 from training.objectives import Objective
-from training.processes import Processes, StopRequest
+from training.peak import measured_peak, widest_product
+from training.prices import price_of_hour
+from training.processes import Processes, StopRequest, threads_per_process
 from training.scoring import Regularisation, Scorer
-from training.telemetry import History, Telemetry
+from training.telemetry import Gauge, History, Telemetry, history_digest
 from training.validate import reference_scores, validation_rows
 from training.watchdog import Watchdog
 
@@ -63,13 +66,14 @@ def train_stage(
         print(f"{parameters:,} parameters, {trained:,} of them trained, {where}", file=sys.stderr)
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
+    gauge = _gauge(scorer, training, resources, processes, train.seq_len)
     plain_model(scorer.model).set_attn_implementation(choose_attention(processes.device, training, train.seq_len))
     engine = make_engine(resources.engine, scorer, training, processes)
     checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
     with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:
         objectives = _objectives(engine, train, validation, watchdog)
         progress = checkpoints.load_newest(engine)
-        telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
+        telemetry = Telemetry(job, training, out, progress, gauge) if processes.is_first else None
         finished = False
         try:
             Loop(training, processes, engine, *objectives, checkpoints, telemetry, stop, watchdog, progress).run()
@@ -124,12 +128,27 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
         "validation_loss": losses[-1],
         "tokens": history.values("tokens")[-1],
         "tokens_per_second": statistics.median(history.values("tokens_per_second")),
+        "mfu": statistics.median(history.values("mfu")),
+        "goodput": history.values("goodput")[-1],
+        "restarts": history.values("restarts")[-1],
+        "history_sha256": history_digest(history.rows),
         "steps": training.steps,
         "precision": training.precision,
     }
     if accuracies:
         metrics |= {"preference_accuracy_before": accuracies[0], "preference_accuracy": accuracies[-1]}
     return metrics
+
+
+def _gauge(
+    scorer: Scorer, training: TrainingConfig, resources: Resources, processes: Processes, seq_len: int
+) -> Gauge:
+    """Measures the roofline on all processes at once, as they will compute, before an engine divides the layers."""
+    assert training.precision != "auto"
+    rows = training.rows_per_step // (processes.world * training.accumulation) * seq_len
+    peak = measured_peak(processes.device, training.precision, rows, *widest_product(scorer.model))
+    price = price_of_hour(processes.device, processes.world, threads_per_process(resources))
+    return Gauge(processes.device, processes.world, seq_len, arithmetic_of(scorer.model), peak, price)
 
 
 def _objectives(

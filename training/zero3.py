@@ -61,8 +61,10 @@ class Zero3Engine(Engine):
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
         self.engine.set_gradient_accumulation_boundary(last)
-        loss = loss_of(self.engine(batch.input_ids, batch.position_ids, batch.predictors, batch.targets))
-        self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)  # DeepSpeed averages over processes
+        with self.clock("forward"):
+            loss = loss_of(self.engine(batch.input_ids, batch.position_ids, batch.predictors, batch.targets))
+        with self.clock("backward"):
+            self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)  # DeepSpeed averages over processes
         return loss.detach()
 
     def clip(self) -> Tensor:

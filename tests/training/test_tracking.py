@@ -13,7 +13,7 @@ from training.telemetry import History
 
 
 def test_history_is_cut_to_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
+    path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(5)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     history = History(path, step=3)
