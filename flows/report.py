@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.charts import canary_timeline, funnel_bars, loss_curves, score_bars
+from flows.charts import canary_timeline, funnel_bars, loss_curves, rate_curves, score_bars, speed_curves, time_bars
 from lineage.files import write_atomic
 from lineage.record import RECORD, Record, read_record
 
@@ -110,7 +110,8 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
                 drawing = canary_timeline(f"{record.name}@{record.version}", _json_lines(path / "timeline.jsonl"))
                 found["canaries"].append({"drawing": drawing, "verdict": figures["verdict"], "reason": figures["reason"]})
     if histories:
-        found["curves"] = loss_curves(histories)
+        drawings = (loss_curves, rate_curves, time_bars, speed_curves)
+        found["curves"] = [draw(histories) for draw in drawings]
     return found
 
 
