@@ -13,7 +13,7 @@ from lineage.errors import BadInput
 from training.config import ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import LlamaConfig, PreTrainedModel
 
 
 class Vocabulary:
@@ -138,25 +138,30 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
 
-def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel":
-    from transformers import LlamaConfig, LlamaForCausalLM
+def new_config(config: ModelConfig, vocabulary_size: int, special: dict[str, int]) -> "LlamaConfig":
+    """Returns transformers' configuration of a new Llama of these dimensions."""
+    from transformers import LlamaConfig
 
-    special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **vocabulary.special}
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary.size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            max_position_embeddings=config.max_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=config.tie_embeddings,
-            attn_implementation="sdpa",
-            **special,
-        )
+    ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **special}
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        tie_word_embeddings=config.tie_embeddings,
+        attn_implementation="sdpa",
+        **ids,
     )
+
+
+def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel":
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(new_config(config, vocabulary.size, vocabulary.special))
 
 
 def _load_model(folder: Path, vocabulary: Vocabulary) -> "PreTrainedModel":

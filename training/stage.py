@@ -140,9 +140,7 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     return metrics
 
 
-def _gauge(
-    scorer: Scorer, training: TrainingConfig, resources: Resources, processes: Processes, seq_len: int
-) -> Gauge:
+def _gauge(scorer: Scorer, training: TrainingConfig, resources: Resources, processes: Processes, seq_len: int) -> Gauge:
     """Measures the roofline on all processes at once, as they will compute, before an engine divides the layers."""
     assert training.precision != "auto"
     rows = training.rows_per_step // (processes.world * training.accumulation) * seq_len
