@@ -30,7 +30,7 @@ SMALL = {
 def small_recipe(tmp_path: Path) -> Path:
     """The shipped recipe with a model of a few weights."""
     value = read_yaml(SHIPPED / "pystdlib.yaml") | {"model": SMALL}
-    value["data"] |= {"vocab_size": 256, "seq_len": 64}
+    value["data"] |= {"vocab_size": 512, "seq_len": 64}
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(value))
     return path

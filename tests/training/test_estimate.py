@@ -78,7 +78,8 @@ def test_estimates_follow_from_what_is_asked() -> None:
     assert estimate(stage(accumulation=8), HERE).memory.activations < plain.memory.activations / 4
     assert estimate(stage(accumulation=8), HERE).flops == plain.flops
     assert estimate(stage(lora_rank=2), HERE).memory.optimizer < plain.memory.optimizer / 10
-    assert estimate(stage(), HERE, flops_per_second=1e9).seconds > 1000
+    slow = estimate(stage(), HERE, flops_per_second=1e9)
+    assert slow.seconds > slow.flops / 1e9 > 10 * plain.seconds
     divided = memory_of(stage(Resources(processes=4, engine="fsdp2")), HERE)
     copied = memory_of(stage(Resources(processes=4, engine="ddp")), HERE)
     assert divided.weights == pytest.approx(copied.weights / 4, rel=0.01)
