@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Histories = Mapping[str, Sequence[Mapping[str, Any]]]  # rows of `metrics.jsonl` by stage
 INK = "#808691"  # a grey that reads on white and on near-black
+VALIDATION = "#c9a227"
 COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
 # A model keeps its colour from chart to chart; the candidate is the blue one.
 ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
@@ -62,7 +63,7 @@ def time_bars(histories: Histories) -> str:
     parts = ("data", "forward", "backward", "optimizer", "checkpoint", "validation", "other")
     for place, rows in enumerate(histories.values()):
         left = 0.0
-        for part, colour in zip(parts, (*COLOURS, INK), strict=True):
+        for part, colour in zip(parts, (*COLOURS[:5], VALIDATION, INK), strict=True):
             values = [row[f"{part}_seconds"] for row in rows if f"{part}_seconds" in row]
             mean = sum(values) / max(1, len(values))
             axis.barh(place, mean, left=left, color=colour, height=0.66, label=part if place == 0 else None)

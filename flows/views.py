@@ -53,21 +53,26 @@ def plan_view(settings: "Settings", where: str, version: str | None, measure: bo
 
 
 def plan_table(view: dict[str, Any]) -> "RenderableType":
-    """Renders a plan: what happens, what it takes, where the memory of each process goes, and what to know before."""
+    """Renders a plan: what happens and what it takes, where each process's memory goes, and what to know before."""
     from rich.console import Group
 
-    rows, parts, notes = [], [], []
+    rows, notes = [], []
     for row in view["stages"]:
         happens = WHAT_WILL_HAPPEN[row["action"]] + (f" from {Path(row['source']).parent.name}" if row["source"] else "")
         rows.append([row["stage"], happens, *_takes(row)])
-        if "memory" in row:
-            parts.append([row["stage"], *(f"{size / 2**30:.2f}" for size in row["memory"].values())])
-            names = list(row["memory"])
         notes += [f"{row['stage']}: {row[key]}" for key in ("warning", "hint") if key in row]
-    columns = ["stage", "what will happen", "parameters", "memory", "PFLOP", "time", "cost"]
-    tables = [table(f"{view['name']}@{view['version']}", columns, rows)]
-    if parts:
-        tables.append(table("Peak memory of each process, GiB", ["stage", *names], parts))
+    tables = [table(f"{view['name']}@{view['version']}", ["stage", "what will happen", "memory", "time", "cost"], rows)]
+    if training := [row for row in view["stages"] if "memory" in row]:
+        lines = [["parameters", *(f"{row['parameters']:,}" for row in training)]]
+        lines += [["of them trained", *(f"{row['trained_parameters']:,}" for row in training)]]
+        lines += [["tokens", *(f"{row['tokens']:,}" for row in training)]]
+        lines += [["FLOP", *(f"{row['flops']:.3g}" for row in training)]]
+        lines += [
+            [f"{part}, GiB", *(f"{row['memory'][part] / 2**30:.2f}" for row in training)] for part in training[0]["memory"]
+        ]
+        tables.append(
+            table("Training; memory at the peak of each process", ["", *(row["stage"] for row in training)], lines)
+        )
     return Group(*tables, *notes)
 
 
@@ -219,13 +224,12 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> "RenderableT
 
 
 def _takes(row: dict[str, Any]) -> list[str]:
-    """Returns parameters, memory, arithmetic, time and cost of a stage that trains, `-` for one that does not."""
+    """Returns memory, time and cost of a stage that trains, `-` for one that does not."""
     if "memory_bytes" not in row:
-        return ["-"] * 5
+        return ["-"] * 3
     about = "" if row["speed"] == "calibrated" else "about "
-    cost = f"{row['cost']:.2f}" if "cost" in row else "-"
-    time = f"{about}{timedelta(seconds=round(row['seconds']))}"
-    return [short(row["parameters"]), f"{row['memory_bytes'] / 2**30:.1f} GiB", f"{row['flops'] / 1e15:.3g}", time, cost]
+    cost = f"{row['cost']:.2g}" if "cost" in row else "-"
+    return [f"{row['memory_bytes'] / 2**30:.1f} GiB", f"{about}{timedelta(seconds=round(row['seconds']))}", cost]
 
 
 def _figures(metrics: dict[str, Any]) -> str:
