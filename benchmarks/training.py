@@ -179,7 +179,7 @@ class Bench:
         }
         out = Path(tempfile.mkdtemp(dir=self.folder, prefix="ours-")) / "out"
         run_stage(out, "training", training_job(self.folder, objective, training, base=self.folder / "model"))
-        rows = [json.loads(line) for line in (out / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row][2:]
         tokens = [row["tokens"] for row in rows if "loss" in row]
         per_step = (tokens[-1] - tokens[0]) / (len(tokens) - 1)

@@ -8,29 +8,71 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Histories = Mapping[str, Sequence[Mapping[str, Any]]]  # rows of `metrics.jsonl` by stage
 INK = "#808691"  # a grey that reads on white and on near-black
+VALIDATION = "#c9a227"
 COLOURS = ("#4c8bf5", "#e8873a", "#3aa676", "#b565d8", "#d6544f", "#8a8f98")
 # A model keeps its colour from chart to chart; the candidate is the blue one.
 ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "kto": 2, "pretrain": 3, "champion": 4, "untrained": 5, "base": 5}
 
 
-def loss_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Draws one panel per training stage: loss by step, and validation loss as dots.
-
-    Args:
-        histories: rows of `history.jsonl` by panel title.
-    """
+def loss_curves(histories: Histories) -> str:
+    """Draws one panel per training stage: loss by step, validation loss as dots, restarts as dashed lines."""
     figure, axes = _panels(len(histories), height=2.6)
     for axis, (title, rows) in zip(axes, histories.items(), strict=True):
-        training = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
-        validation = [(row["step"], row["validation_loss"]) for row in rows if row.get("validation_loss") is not None]
-        axis.plot(*zip(*training, strict=True), color=COLOURS[0], linewidth=1.2, label="training") if training else None
-        axis.plot(
-            *zip(*validation, strict=True), "o-", color=COLOURS[1], markersize=4, label="validation"
-        ) if validation else None
+        _line(axis, rows, "loss", COLOURS[0], "training")
+        _line(axis, rows, "validation_loss", COLOURS[1], "validation", marker="o", markersize=4)
+        _mark_restarts(axis, rows)
         axis.set(title=title, xlabel="step", ylabel="loss")
         _legend(axis)
     return _svg(figure, "Loss by training step, one panel per stage")
+
+
+def rate_curves(histories: Histories) -> str:
+    """Draws one panel per training stage: the learning rate by step, restarts as dashed lines."""
+    figure, axes = _panels(len(histories), height=1.8)
+    for axis, (title, rows) in zip(axes, histories.items(), strict=True):
+        _line(axis, rows, "learning_rate", COLOURS[3], "learning rate")
+        _mark_restarts(axis, rows)
+        axis.set(title=title, xlabel="step", ylabel="learning rate")
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+        axis.yaxis.get_offset_text().set_color(INK)
+    return _svg(figure, "Learning rate by training step, one panel per stage")
+
+
+def speed_curves(histories: Histories) -> str:
+    """Draws one panel per training stage: useful tokens per second and, on the right, MFU in %."""
+    figure, axes = _panels(len(histories), height=2.2)
+    for axis, (title, rows) in zip(axes, histories.items(), strict=True):
+        _line(axis, rows, "tokens_per_second", COLOURS[0], "tokens/s")
+        axis.set(title=title, xlabel="step", ylabel="tokens/s")
+        axis.set_ylim(bottom=0)
+        right = axis.twinx()
+        _line(right, [{**row, "mfu": 100 * row["mfu"]} for row in rows if "mfu" in row], "mfu", COLOURS[1], "MFU")
+        right.set_ylim(0, 100)
+        right.set_ylabel("MFU, %", color=COLOURS[1])
+        right.tick_params(colors=INK)
+        right.spines[:].set_visible(False)
+        axis.yaxis.label.set_color(COLOURS[0])
+    return _svg(figure, "Tokens per second and MFU by training step, one panel per stage")
+
+
+def time_bars(histories: Histories) -> str:
+    """Draws one bar per training stage: where the seconds of a mean step went."""
+    figure, (axis,) = _panels(1, height=0.9 + 0.4 * len(histories))
+    parts = ("data", "forward", "backward", "optimizer", "checkpoint", "validation", "other")
+    for place, rows in enumerate(histories.values()):
+        left = 0.0
+        for part, colour in zip(parts, (*COLOURS[:5], VALIDATION, INK), strict=True):
+            values = [row[f"{part}_seconds"] for row in rows if f"{part}_seconds" in row]
+            mean = sum(values) / max(1, len(values))
+            axis.barh(place, mean, left=left, color=colour, height=0.66, label=part if place == 0 else None)
+            left += mean
+    axis.set_yticks(range(len(histories)), list(histories))
+    axis.invert_yaxis()
+    axis.set(xlabel="seconds per step")
+    axis.legend(frameon=False, labelcolor=INK, fontsize=8, ncol=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
+    return _svg(figure, "Where the time of a step goes, one bar per stage")
 
 
 def score_bars(metric: str, direction: str, scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -116,6 +158,22 @@ def _panels(count: int, height: float) -> "tuple[Figure, list[Axes]]":
         for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
             text.set_color(INK)
     return figure, list(axes[0])
+
+
+def _line(axis: "Axes", rows: Sequence[Mapping[str, Any]], key: str, colour: str, label: str, **style: Any) -> None:
+    """Draws a figure by step over the rows that have it."""
+    if points := [(row["step"], row[key]) for row in rows if row.get(key) is not None]:
+        axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=label, **style)
+
+
+def _mark_restarts(axis: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a dashed line where a run that was ended went on: at the last step that it had kept."""
+    before, step, label = 0, 0, "restart"
+    for row in rows:
+        if row.get("restarts", before) > before:
+            axis.axvline(step, color=COLOURS[4], linestyle="--", linewidth=1, label=label)
+            before, label = row["restarts"], "_"
+        step = row["step"]
 
 
 def _legend(axis: "Axes") -> None:

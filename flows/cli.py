@@ -43,12 +43,13 @@ def demo(as_json: bool) -> int:
 @cli.command()
 @click.argument("recipe")
 @click.option("--version", help="Take this version instead of the recipe's.")
+@click.option("--calibrate", is_flag=True, help="Train each stage's model for a few steps first, and remember its speed.")
 @as_json
-def plan(recipe: str, version: str | None, as_json: bool) -> int:
-    """Say what RECIPE would run and reuse, with estimated memory and time. Changes nothing."""
+def plan(recipe: str, version: str | None, calibrate: bool, as_json: bool) -> int:
+    """Say what RECIPE would run and reuse: its memory, time and cost, and what to change where it does not fit."""
     from flows.views import plan_table, plan_view
 
-    return emit(plan_view(settings(), recipe, version), as_json, plan_table)
+    return emit(plan_view(settings(), recipe, version, calibrate), as_json, plan_table)
 
 
 @cli.command()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.charts import canary_timeline, funnel_bars, loss_curves, score_bars
+from flows.charts import canary_timeline, funnel_bars, loss_curves, rate_curves, score_bars, speed_curves, time_bars
 from lineage.files import write_atomic
 from lineage.record import RECORD, Record, read_record
 
@@ -95,7 +95,7 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
             case "data":
                 found["funnel"] = funnel_bars(_json(path / "funnel.json")["kinds"])
             case "pretrain" | "sft" | "dpo" | "kto":
-                histories[record.stage] = _json_lines(path / "history.jsonl")
+                histories[record.stage] = _json_lines(path / "metrics.jsonl")
                 found |= {"data_version": record.stamp.data_version, "commit": record.stamp.commit}
             case "evaluate" if path.name == "evaluate":
                 scores = _json(path / "scores.json")
@@ -111,7 +111,8 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
                 drawing = canary_timeline(f"{record.name}@{record.version}", _json_lines(path / "timeline.jsonl"))
                 found["canaries"].append({"drawing": drawing, "verdict": figures["verdict"], "reason": figures["reason"]})
     if histories:
-        found["curves"] = loss_curves(histories)
+        drawings = (loss_curves, rate_curves, time_bars, speed_curves)
+        found["curves"] = [draw(histories) for draw in drawings]
     return found
 
 

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
         allow_dirty: why a model built by changed code may be registered; "" refuses it. The ledger keeps the reason.
         prefect_api_url: `PREFECT_API_URL`; where it is set, that server is used and none is started.
         mlflow_tracking_uri: `MLFLOW_TRACKING_URI`; the same for MLflow.
+        prices: a price table (`training.prices`); "" leaves costs out.
         stage_retries: how often a flow starts a stage again that was ended from outside (preempted, out of memory).
     """
 
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
     gateway_port: Port = 0
     ledger_url: str = ""
     allow_dirty: str = ""
+    prices: str = ""
     stage_retries: Annotated[int, Field(ge=0)] = 0
     prefect_api_url: str = Field(default="", validation_alias="PREFECT_API_URL")
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")

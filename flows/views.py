@@ -1,7 +1,6 @@
 """What the commands show: each view returns plain data (for --json), and its table renders that data for people."""
 
-import json
-import os
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from lineage.record import RECORD, verify_outputs
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flows.recipe import Recipe
     from flows.settings import Settings
 
 WHAT_WILL_HAPPEN = {
@@ -26,8 +24,14 @@ WHAT_WILL_HAPPEN = {
 }
 
 
-def plan_view(settings: "Settings", where: str, version: str | None) -> dict[str, Any]:
-    """Returns what a recipe would run and reuse, with the estimated peak memory (bytes) and time (seconds) of training."""
+def plan_view(settings: "Settings", where: str, version: str | None, measure: bool = False) -> dict[str, Any]:
+    """Returns what a recipe would run and reuse, and what its training will take (`flows.forecast`).
+
+    Args:
+        measure: train each stage that will run for a few steps first, so that its time follows from this machine.
+    """
+    from flows.calibrate import calibrate
+    from flows.forecast import forecast, place_for, stage_of
     from flows.plan import decide, steps_of
     from flows.recipe import load_recipe
 
@@ -38,7 +42,9 @@ def plan_view(settings: "Settings", where: str, version: str | None) -> dict[str
         row: dict[str, Any] = {"stage": step.stage, "action": decision.action, "out": str(step.out)}
         row["source"] = str(decision.source) if decision.source else None
         if step.stage in recipe.objectives and decision.action not in ("done", "reuse"):
-            row |= _estimate(recipe, step.stage, settings)
+            if measure:
+                calibrate(settings, stage_of(recipe, step.stage, settings), place_for(recipe.resources))
+            row |= forecast(recipe, step.stage, settings)
         rows.append(row)
     rows.append(
         {"stage": "gate", "action": "later", "out": str(settings.runs / recipe.name / recipe.version), "source": None}
@@ -47,17 +53,27 @@ def plan_view(settings: "Settings", where: str, version: str | None) -> dict[str
 
 
 def plan_table(view: dict[str, Any]) -> "RenderableType":
-    """Renders a plan."""
-    rows = [
-        [
-            row["stage"],
-            WHAT_WILL_HAPPEN[row["action"]] + (f" from {Path(row['source']).parent.name}" if row["source"] else ""),
-            f"{row['memory_bytes'] / 2**30:.1f} GiB" if "memory_bytes" in row else "",
-            f"{row['seconds']:.0f} s" if "seconds" in row else "",
+    """Renders a plan: what happens and what it takes, where each process's memory goes, and what to know before."""
+    from rich.console import Group
+
+    rows, notes = [], []
+    for row in view["stages"]:
+        happens = WHAT_WILL_HAPPEN[row["action"]] + (f" from {Path(row['source']).parent.name}" if row["source"] else "")
+        rows.append([row["stage"], happens, *_takes(row)])
+        notes += [f"{row['stage']}: {row[key]}" for key in ("warning", "hint") if key in row]
+    tables = [table(f"{view['name']}@{view['version']}", ["stage", "what will happen", "memory", "time", "cost"], rows)]
+    if training := [row for row in view["stages"] if "memory" in row]:
+        lines = [["parameters", *(f"{row['parameters']:,}" for row in training)]]
+        lines += [["of them trained", *(f"{row['trained_parameters']:,}" for row in training)]]
+        lines += [["tokens", *(f"{row['tokens']:,}" for row in training)]]
+        lines += [["FLOP", *(f"{row['flops']:.3g}" for row in training)]]
+        lines += [
+            [f"{part}, GiB", *(f"{row['memory'][part] / 2**30:.2f}" for row in training)] for part in training[0]["memory"]
         ]
-        for row in view["stages"]
-    ]
-    return table(f"{view['name']}@{view['version']}", ["stage", "what will happen", "memory", "time"], rows)
+        tables.append(
+            table("Training; memory at the peak of each process", ["", *(row["stage"] for row in training)], lines)
+        )
+    return Group(*tables, *notes)
 
 
 def build_table(summary: dict[str, Any]) -> "RenderableType":
@@ -207,28 +223,14 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> "RenderableT
     return grid
 
 
+def _takes(row: dict[str, Any]) -> list[str]:
+    """Returns memory, time and cost of a stage that trains, `-` for one that does not."""
+    if "memory_bytes" not in row:
+        return ["-"] * 3
+    about = "" if row["speed"] == "calibrated" else "about "
+    cost = f"{row['cost']:.2g}" if "cost" in row else "-"
+    return [f"{row['memory_bytes'] / 2**30:.1f} GiB", f"{about}{timedelta(seconds=round(row['seconds']))}", cost]
+
+
 def _figures(metrics: dict[str, Any]) -> str:
     return " · ".join(f"{name} {short(value)}" for name, value in list(metrics.items())[:4])
-
-
-def _estimate(recipe: "Recipe", objective: str, settings: "Settings") -> dict[str, float]:
-    """Asks the training room; a base model's dimensions are those in its own folder."""
-    from flows.plan import resolve_base
-    from training.estimate import estimate, read_dimensions
-
-    base = resolve_base(recipe, settings)
-    resources = recipe.resources
-    found = estimate(
-        read_dimensions(base) if base else recipe.model,
-        getattr(recipe, objective),
-        resources,
-        vocabulary=_vocabulary(base) if base else recipe.data.vocab_size,
-        seq_len=recipe.data.seq_len,
-        threads=resources.threads or max(1, (os.cpu_count() or 1) // resources.processes),
-        gpu=resources.device == "cuda" or (resources.device == "auto" and Path("/dev/nvidia0").exists()),
-    )
-    return {"memory_bytes": found.memory_bytes, "seconds": found.seconds, "parameters": found.parameters}
-
-
-def _vocabulary(base: Path) -> int:
-    return int(json.loads((base / "config.json").read_text(encoding="utf-8"))["vocab_size"])

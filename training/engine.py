@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.batches import Batch
 from training.blocks import require_compiled
+from training.clock import StepClock
 from training.config import ZERO_ENGINES, Resources, TrainingConfig
 from training.hardware import Precision
 from training.loss_scale import LossScale
@@ -57,6 +58,7 @@ class Engine(ABC):
         scorer: the model as it is trained.
         trained: its trained parameters by name, as the engine left them (shards, for a sharded engine).
         loss_scale: fp16's; None in any other precision.
+        clock: where the time goes; `learn` counts `forward` and `backward`, the loop the rest.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Engine(ABC):
         self.resources = resources or Resources()
         assert config.precision != "auto"
         self.precision: Precision = config.precision
+        self.clock = StepClock(processes.device)
         self.trained: dict[str, nn.Parameter] = {}
         self.loss_scale = LossScale() if self.precision == "fp16" else None
 
@@ -171,13 +174,15 @@ class SingleEngine(Engine):
         return scores
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
-        with self.mixed_precision():
-            scores = self.forward(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+        with self.clock("forward"):
+            with self.mixed_precision():
+                scores = self.forward(batch.input_ids, batch.position_ids, batch.predictors, batch.targets)
+            loss = loss_of(scores)
         if self.resources.compile:
             require_compiled()
-        loss = loss_of(scores)
-        scale = self.loss_scale.scale if self.loss_scale else 1.0
-        (loss * (self.processes.world * scale)).backward()  # type: ignore[no-untyped-call]  # engines average over processes
+        scale = self.processes.world * (self.loss_scale.scale if self.loss_scale else 1.0)  # engines average over processes
+        with self.clock("backward"):
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def clip(self) -> Tensor:

@@ -1,22 +1,90 @@
-"""Memory and time of a training stage before it runs, for `plan`. Rough by design."""
+"""Memory, arithmetic and time of a training stage before it runs, for `plan`."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.config import ModelConfig, Resources, TrainingConfig
+import torch
+
+from training.attention import choose_attention, set_attention
+from training.config import ZERO_ENGINES, EngineName, ModelConfig, ObjectiveName, Resources, TrainingConfig
+from training.flops import Arithmetic, arithmetic_of
 from training.hardware import Precision, quickest_precision
+from training.model import blocks_of, count_parameters, plain_model
+from training.rehearsal import Pass, rehearse
+from training.skeleton import skeleton
 
-# Resident memory of Python, torch, transformers and MLflow's client.
-PROCESS_BYTES = 650_000_000
-START_SECONDS = 6.0  # imports, model, tokenizer, first validation of a small model
-# Useful arithmetic per second in whole training steps: measured with 6 M parameters on AVX-512 BF16 cores, per thread;
-# for GPUs 40 % of an A100's bf16 peak (312 TFLOP/s), as well-run training reaches (Chowdhery et al. 2022, table 3).
-CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 60e9}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+START_SECONDS = 6.0  # imports, model, tokenizer
+# Useful arithmetic per second in whole training steps, where this device was never calibrated: measured with 6 M parameters
+# on AVX-512 BF16 cores, per thread; for GPUs 40 % of an A100's bf16 peak (312 TFLOP/s), as well-run training reaches
+# (Chowdhery et al. 2022, table 3).
+CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 150e9}
 GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12, "fp8": 125e12}
-# Bytes kept for the backward pass per token and layer, as (per hidden unit, per intermediate unit): counted with
-# `torch.autograd.graph.saved_tensors_hooks` on transformers' Llama.
-ACTIVATION_BYTES: dict[Precision, tuple[int, int]] = {"bf16": (34, 8), "fp16": (34, 8), "fp32": (40, 16), "fp8": (34, 8)}
+# Of the tokens; prompts are read and not learnt.
+TARGET_SHARE: dict[ObjectiveName, float] = {"pretrain": 1.0, "sft": 0.5, "dpo": 0.5, "kto": 0.5}
+TOKENS_PER_PARAMETER = 20  # compute-optimal pretraining (Hoffmann et al. 2022, Chinchilla, table 3)
+# What each engine divides over the processes (Rajbhandari et al. 2020, ZeRO, figure 1).
+DIVIDED: dict[EngineName, frozenset[str]] = {
+    "single": frozenset(),
+    "ddp": frozenset(),
+    "fsdp2": frozenset({"optimizer", "gradients", "weights"}),
+    "zero1": frozenset({"optimizer"}),
+    "zero2": frozenset({"optimizer", "gradients"}),
+    "zero3": frozenset({"optimizer", "gradients", "weights"}),
+}
+STATE_BYTES = {"adamw": 8, "adamw_8bit": 2, "muon": 4}  # per trained weight; Muon's matrices have one moment
+# Resident memory of a process that trains a model of 20,000 weights: interpreter and libraries.
+PROCESS_BYTES = 445_000_000
+LIBRARY_BYTES = {"peft": 80_000_000, "deepspeed": 195_000_000}
+# On a CPU, holes in the C library's heap stay resident: this share of what small tensors pass through it, as the median of
+# ten configurations showed (docs/LOG.md).
+HEAP_SHARE = 0.065
+ZERO_BYTES = 14  # per trained weight, what DeepSpeed holds beside ZeRO's shares: buckets and copies; measured with 63 M
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak of one process, in bytes, by what holds them.
+
+    Attributes:
+        weights: fp32 weights, and the bf16 ones that sharded engines compute with.
+        gradients, optimizer: of the trained weights; optimizer is AdamW's two moments.
+        activations: what the forward pass keeps for the backward pass, logits apart.
+        logits: the scores of all targets over the vocabulary.
+        working: what the backward pass needs for a moment, buffers for communication, and holes in the heap.
+        process: interpreter and libraries; on a GPU its context.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    working: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage would run.
+
+    Attributes:
+        gpu: on GPUs; else on the CPU.
+        threads: CPU threads per process.
+        memory_bytes: what each process may take; None where that is not known here.
+    """
+
+    gpu: bool
+    threads: int
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -24,96 +92,146 @@ class Estimate:
     """What one stage will take.
 
     Attributes:
-        parameters: weights of the model.
-        memory_bytes: peak per process; on a GPU nearly all of it is the GPU's.
+        parameters, trained: weights of the model, and those that are trained.
+        memory: peak per process.
+        tokens: positions that are read, padding included.
+        flops: floating-point operations of the model itself, over the whole stage.
         seconds: wall clock, where nothing else uses the machine.
     """
 
     parameters: int
-    memory_bytes: int
+    trained: int
+    memory: Memory
+    tokens: int
+    flops: float
     seconds: float
 
 
-def estimate(
-    model: ModelConfig,
-    training: TrainingConfig,
-    resources: Resources,
-    *,
-    vocabulary: int,
-    seq_len: int,
-    threads: int,
-    gpu: bool,
-) -> Estimate:
+@dataclass(frozen=True)
+class Stage:
+    """A training stage as `plan` knows it before it runs.
+
+    Attributes:
+        base: the folder of an existing model; None for a new one.
+        vocabulary: tokens of the tokenizer.
+        seq_len: tokens of a packed row.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    resources: Resources
+    base: Path | None
+    vocabulary: int
+    seq_len: int
+
+    def precision(self, gpu: bool) -> Precision:
+        """Returns what matrix products are computed in, where the run begins here."""
+        auto: Precision = "bf16" if gpu else quickest_precision("cpu")
+        return auto if self.training.precision == "auto" else self.training.precision
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions of one update, padding included."""
+        return self.training.rows_per_step * self.seq_len
+
+    def skeleton(self) -> "PreTrainedModel":
+        """Returns the model on the meta device."""
+        return skeleton(self.model, self.base, self.vocabulary, self.training, self.resources.activation_checkpointing)
+
+    def work(self, arithmetic: Arithmetic, tokens: int) -> float:
+        """Returns the floating-point operations of training on so many positions."""
+        return arithmetic.training(tokens, round(tokens * TARGET_SHARE[self.training.objective]), self.seq_len)
+
+
+def estimate(stage: Stage, place: Place, flops_per_second: float | None = None) -> Estimate:
     """Estimates one stage.
 
-    Memory per process, with P weights of which T are trained, in fp32 master weights:
-
-        4 P + 4 T (gradients) + 8 T (AdamW's moments) + 2 P (bf16 copies), sharded engines hold 1/processes of it
-        + tokens of a micro-batch x (layers x activations per token and layer + logits)
-
-    Arithmetic per token (Kaplan et al. 2020, appendix of the scaling laws; Hoffmann et al. 2022): 2 P' forward and 4 P'
-    backward, with P' the weights in matrix products, plus 12 x layers x hidden x seq_len for attention; gradient
-    checkpointing repeats the forward pass, LoRA leaves out the gradients of frozen weights.
-
     Args:
-        vocabulary: tokens of the tokenizer.
-        threads: CPU threads per process, where `gpu` is false.
+        flops_per_second: useful arithmetic of one process, where it was measured (`goldpath plan --calibrate`).
     """
-    total, trained = count(model, training, vocabulary)
-    auto: Precision = "bf16" if gpu else quickest_precision("cpu")
-    precision = auto if training.precision == "auto" else training.precision
-    half = precision != "fp32"
-    tokens = training.rows_per_step * seq_len
-    shards = resources.processes if resources.engine in ("fsdp2", "zero3") else 1
-    state = (4 * total + 12 * trained + (2 * total if half else 0)) // shards
-    per_hidden, per_intermediate = ACTIVATION_BYTES[precision]
-    per_layer = per_hidden * model.hidden_size + per_intermediate * model.intermediate_size
-    kept = model.num_layers * per_layer
-    if resources.activation_checkpointing == "full":
-        kept = 4 * model.num_layers * model.hidden_size + per_layer
-    micro_batch = tokens // (resources.processes * training.accumulation)
-    logits = 2 * (2 if half else 4) * vocabulary  # the logits and their gradient
-    memory = PROCESS_BYTES + state + micro_batch * (kept + logits)
-
-    products = total - (0 if model.tie_embeddings else vocabulary * model.hidden_size)
-    passes = (4 if training.lora_rank else 6) + (2 if resources.activation_checkpointing == "full" else 0)
-    attention = 12 * model.num_layers * model.hidden_size * seq_len
-    flops = training.steps * tokens * (passes * products + attention)
-    rate = GPU_FLOPS[precision] if gpu else CPU_FLOPS[precision] * threads
-    return Estimate(total, memory, START_SECONDS + flops / (rate * resources.processes))
+    training, resources = stage.training, stage.resources
+    model = stage.skeleton()
+    parameters, trained = count_parameters(model)
+    arithmetic = arithmetic_of(model)
+    tokens = training.steps * stage.tokens_per_step
+    precision = stage.precision(place.gpu)
+    table = GPU_FLOPS[precision] if place.gpu else CPU_FLOPS[precision] * place.threads
+    flops = stage.work(arithmetic, tokens)
+    validations = 2 + (training.steps // training.validate_every if training.validate_every else 0)
+    scored = stage.work(arithmetic, validations * training.validation_rows * stage.seq_len) / 3  # forward passes alone
+    seconds = START_SECONDS + (flops + scored) / ((flops_per_second or table) * resources.processes)
+    return Estimate(parameters, trained, memory_of(stage, place), tokens, flops, seconds)
 
 
-def count(model: ModelConfig, training: TrainingConfig, vocabulary: int) -> tuple[int, int]:
-    """Returns how many weights a Llama of these dimensions has, and how many of them the stage trains."""
-    hidden, wide = model.hidden_size, model.intermediate_size
-    narrow = hidden // model.num_heads * model.num_kv_heads
-    shapes = {
-        "q_proj": (hidden, hidden),
-        "k_proj": (hidden, narrow),
-        "v_proj": (hidden, narrow),
-        "o_proj": (hidden, hidden),
-        "gate_proj": (hidden, wide),
-        "up_proj": (hidden, wide),
-        "down_proj": (wide, hidden),
-    }
-    layer = sum(inside * outside for inside, outside in shapes.values()) + 2 * hidden
-    total = model.num_layers * layer + hidden + vocabulary * hidden * (1 if model.tie_embeddings else 2)
-    if not training.lora_rank:
-        return total, total
-    targets = shapes if isinstance(training.lora_targets, str) else training.lora_targets
-    adapters = sum(training.lora_rank * sum(shapes.get(target, (0, 0))) for target in targets)
-    return total + model.num_layers * adapters, model.num_layers * adapters
+def memory_of(stage: Stage, place: Place) -> Memory:
+    """Returns the peak memory of each process, from a rehearsal of one update.
 
+    With P weights of which T are trained: 4 P weights, 4 T gradients and 8 T moments, each divided by the processes where
+    the engine divides it; DDP copies the gradients into buckets. A sharded engine gathers the embeddings and two blocks,
+    with their gradients and the fp32 buffers that these are reduced in.
+    """
+    training, resources = stage.training, stage.resources
+    precision = stage.precision(place.gpu)
+    divided = DIVIDED[resources.engine]
+    sharded, half, zero = "weights" in divided, precision != "fp32", resources.engine in ZERO_ENGINES
+    model = stage.skeleton()
+    total, trained = count_parameters(model)
+    gathered = _gathered(model) if sharded else 0
+    seen = _rehearse(stage, model, precision, place.gpu, keep_gradients=not sharded)
 
-def read_dimensions(folder: Path) -> ModelConfig:
-    """Returns the dimensions of a model folder or bundle, from its `config.json`; nothing heavy is imported."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return ModelConfig(
-        hidden_size=values["hidden_size"],
-        intermediate_size=values["intermediate_size"],
-        num_layers=values["num_hidden_layers"],
-        num_heads=values["num_attention_heads"],
-        num_kv_heads=values.get("num_key_value_heads", values["num_attention_heads"]),
-        max_positions=values["max_position_embeddings"],
-        tie_embeddings=values.get("tie_word_embeddings", False),
+    def share(part: str, size: int) -> int:
+        return size // resources.processes if part in divided else size
+
+    rows = training.rows_per_step // (resources.processes * training.accumulation)
+    targets = round(rows * stage.seq_len * TARGET_SHARE[training.objective])
+    logits = targets * stage.vocabulary * (2 if half else 4)
+    gradients = share("gradients", 4 * trained)
+    # Gradients arise while activations go: what the peak holds beside them is neither's alone.
+    working = max(0, seen.peak - seen.kept - (0 if sharded else gradients))
+    if sharded:
+        working += (8 if half else 12) * gathered
+    if zero:
+        working += ZERO_BYTES * trained
+    if not place.gpu:
+        working += round(HEAP_SHARE * seen.traffic)
+    if resources.engine == "ddp":
+        working += gradients
+    libraries = (LIBRARY_BYTES["peft"] if training.lora_rank else 0) + (LIBRARY_BYTES["deepspeed"] if zero else 0)
+    masters = zero and precision == "bf16"  # fp32 ones in the optimizer, bf16 ones in the layers
+    weights = share("weights", (2 if masters else 4) * total) + (share("optimizer", 4 * trained) if masters else 0)
+    optimizer = share("optimizer", STATE_BYTES[training.optimizer] * trained)
+    away = resources.offload if place.gpu else "none"  # in the memory of the machine, not of its GPU
+    return Memory(
+        weights=0 if away == "all" else weights,
+        gradients=gradients,
+        optimizer=0 if away != "none" else optimizer,
+        activations=seen.kept - logits,
+        logits=logits,
+        working=working,
+        process=PROCESS_BYTES + libraries,
     )
+
+
+def _rehearse(stage: Stage, model: "PreTrainedModel", precision: Precision, gpu: bool, keep_gradients: bool) -> Pass:
+    training = stage.training
+    rows = training.rows_per_step // (stage.resources.processes * training.accumulation)
+    device, plain = torch.device("cuda" if gpu else "cpu"), plain_model(model)
+    if plain._supports_sdpa:
+        set_attention(plain, choose_attention("auto", device, precision, stage.seq_len, plain.config))
+    return rehearse(
+        model,
+        rows=rows,
+        seq_len=stage.seq_len,
+        targets=round(rows * stage.seq_len * TARGET_SHARE[training.objective]),
+        half=precision != "fp32",
+        half_weights=not keep_gradients and precision == "bf16",
+        keep_gradients=keep_gradients,
+        micro_batches=min(2, training.accumulation),
+    )
+
+
+def _gathered(model: "PreTrainedModel") -> int:
+    """Returns the weights that a sharded engine holds whole at once: all outside of the blocks, and two blocks."""
+    plain = plain_model(model)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(plain)]
+    return int(count_parameters(model)[0] - sum(blocks) + 2 * max(blocks))

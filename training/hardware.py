@@ -1,4 +1,4 @@
-"""What the hardware computes quickly. torch is imported for GPUs alone: `plan` asks too, and answers at once."""
+"""What the hardware is called, and what it computes quickly."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,10 +21,20 @@ def quickest_precision(device: str) -> Precision:
 
 def cpu_flags() -> frozenset[str]:
     """Returns the instruction sets that Linux names for the first core; none where there is no `/proc/cpuinfo`."""
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def cpu_name() -> str:
+    """Returns the processor's name, `cpu` where Linux does not say it."""
+    return _cpuinfo("model name") or "cpu"
+
+
+def _cpuinfo(*keys: str) -> str:
+    """Returns what Linux says of the first core under the first of these keys; "" where there is no `/proc/cpuinfo`."""
     if not CPUINFO.is_file():
-        return frozenset()
+        return ""
     for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+        if name.strip() in keys:
+            return value.strip()
+    return ""

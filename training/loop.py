@@ -19,7 +19,7 @@ from training.manifest import Progress
 from training.objectives import Objective
 from training.processes import Processes, StopRequest
 from training.schedule import learning_rate
-from training.telemetry import Telemetry
+from training.telemetry import Span, Telemetry
 from training.validate import validate, with_zero_point
 from training.watchdog import Watchdog
 
@@ -71,7 +71,8 @@ class Loop:
             step = self.progress.step
             signal_number, is_writing = self.processes.highest(self.stop.number, self.checkpoints.is_writing)
             if not is_writing:
-                self.checkpoints.commit()
+                with self.engine.clock("checkpoint"):
+                    self.checkpoints.commit()
             last = step == config.steps
             save = last or signal_number or _due(step, config.checkpoint_every)
             validate = last or _due(step, config.validate_every)
@@ -88,24 +89,32 @@ class Loop:
 
     def update(self) -> None:
         """Learns from one step's rows, unless the step is a bad one that the configuration passes over."""
-        config, data, step = self.config, self.train.data, self.progress.step
+        config, data, step, clock = self.config, self.train.data, self.progress.step, self.engine.clock
         self.watchdog.beat(f"step {step + 1}")
-        rows = rows_of_step(data.num_rows, config.rows_per_step, config.seed, step)
-        everything = data.batch(rows)
+        with clock("data"):
+            rows = rows_of_step(data.num_rows, config.rows_per_step, config.seed, step)
+            everything = data.batch(rows)
         # The mean is over the terms of *all* processes and micro-batches: any division of the rows gives the same update.
-        share = partial(_mean_share, with_zero_point(self.engine, self.train, rows), data.terms(everything) or 1)
+        with clock("forward"):
+            objective = with_zero_point(self.engine, self.train, rows)
+        share = partial(_mean_share, objective, data.terms(everything) or 1)
         turns = share_of(rows, self.processes.rank, self.processes.world, config.accumulation)
         loss = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(turns, start=1):
-            batch = data.batch(part).to(self.processes.device)
+            with clock("data"):
+                batch = data.batch(part).to(self.processes.device)
             loss += self.engine.learn(batch, partial(share, batch), last=number == len(turns))
-        figures = StepFigures(step, rows, everything.tokens, learning_rate(config, step), loss, self.engine.clip())
+        with clock("optimizer"):
+            norm = self.engine.clip()
+        size = (everything.tokens, everything.input_ids.numel(), len(everything.targets))
+        figures = StepFigures(step, rows, size, learning_rate(config, step), loss, norm)
         self.progress = self.progress.after(everything.tokens)
         fault = self.judge(figures)
         if fault:
             self.pass_over(figures, fault)
         else:
-            self.engine.apply(figures.rate)
+            with clock("optimizer"):
+                self.engine.apply(figures.rate)
             self._unread.append(figures)
 
     def judge(self, figures: "StepFigures") -> str:
@@ -166,6 +175,7 @@ class Loop:
             result = figures.result(loss, norm)
             if fault := find_fault(result, (), 0.0):
                 self.halt(result, fault)
+        seconds = self.engine.clock.read()
         if self.telemetry:
             row = {
                 "loss": fmean(losses),
@@ -174,11 +184,13 @@ class Loop:
                 "grad_norm_max": max(norms),
                 **self.engine.scale_figures(),
             }
-            self.telemetry.log_steps(self.progress, sum(figures.tokens for figures in unread), row)
+            tokens, positions, targets = (sum(counts) for counts in zip(*(step.size for step in unread), strict=True))
+            self.telemetry.log_steps(self.progress, Span(len(unread), tokens, positions, targets, seconds), row)
 
     def validate(self) -> None:
         """Scores the validation rows, and logs the result."""
-        figures = validate(self.engine, self.validation, self.watchdog.beat)
+        with self.engine.clock("validation"):
+            figures = validate(self.engine, self.validation, self.watchdog.beat)
         if self.telemetry:
             self.telemetry.log_validation({"step": self.progress.step, **figures})
 
@@ -186,23 +198,23 @@ class Loop:
         """Begins a checkpoint; it counts once it is committed."""
         self.watchdog.beat(f"the checkpoint of step {self.progress.step}")
         durable_history = self.telemetry.history.make_durable if self.telemetry else lambda: None
-        self.checkpoints.begin(self.engine, self.progress, durable_history)
-        if self.telemetry:
-            self.telemetry.resume_clock()
+        with self.engine.clock("checkpoint"):
+            self.checkpoints.begin(self.engine, self.progress, durable_history)
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step came to: its rows and tokens over all processes, its learning rate, and tensors not yet read.
+    """What one step came to: its rows over all processes, its learning rate, and tensors not yet read.
 
     Attributes:
+        size: tokens that are no padding, the same with padding, and targets; over all processes.
         loss: this process's part of the mean loss; the sum over processes is the mean.
         grad_norm: the global norm, the same on all processes.
     """
 
     step: int
     rows: list[int]
-    tokens: int
+    size: tuple[int, int, int]
     rate: float
     loss: Tensor
     grad_norm: Tensor

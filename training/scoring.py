@@ -1,6 +1,6 @@
 """Log-probabilities of target tokens: the one number per target that every objective is made of."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training import document_attention
-from training.behaviour import observe
+from training.behaviour import Behaviour, observe
 from training.model import plain_model
 
 if TYPE_CHECKING:
@@ -30,14 +30,19 @@ class Scorer(nn.Module):
         model: in fp32 on the CPU, where it is observed.
         regularise: what training, not validation, mixes into the log-probabilities.
         collisions: whether training, not validation, needs `log_collisions` beside them.
+        behaviour: how the model must be asked, where that is known.
     """
 
     def __init__(
-        self, model: "PreTrainedModel", regularise: "Regularisation | None" = None, collisions: bool = False
+        self,
+        model: "PreTrainedModel",
+        regularise: "Regularisation | None" = None,
+        collisions: bool = False,
+        behaviour: Behaviour | None = None,
     ) -> None:
         super().__init__()
         self.model, self.regularise, self.collisions = model, regularise or Regularisation(), collisions
-        self.behaviour = observe(plain_model(model))
+        self.behaviour = behaviour or observe(plain_model(model))
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, predictors: Tensor, targets: Tensor) -> Tensor:
         """Scores targets.
@@ -62,8 +67,7 @@ class Scorer(nn.Module):
             # It keeps documents apart in one long row only.
             inputs = {name: tensor.view(1, -1) for name, tensor in inputs.items()}
         if causal.config._attn_implementation == document_attention.NAME:
-            alone = torch.ones_like(inputs["input_ids"])  # where each document has a row of its own
-            inputs["documents"] = document_attention.find_documents(inputs.get("position_ids", alone))
+            inputs["documents"] = self.documents(inputs)
         if self.behaviour.plain_head:
             decoder = getattr(causal, causal.base_model_prefix)
             hidden = decoder(**inputs, attention_mask=None, use_cache=False).last_hidden_state
@@ -73,6 +77,11 @@ class Scorer(nn.Module):
         regularise = self.regularise if self.training else Regularisation()
         scores: Tensor = _TargetLogProbabilities.apply(logits, targets, regularise)  # type: ignore[no-untyped-call]
         return torch.stack([scores, log_collisions(logits)]) if self.training and self.collisions else scores
+
+    def documents(self, inputs: Mapping[str, Tensor]) -> list[slice]:
+        """Returns where the documents lie in the flattened rows."""
+        alone = torch.ones_like(inputs["input_ids"])  # where each document has a row of its own
+        return document_attention.find_documents(inputs.get("position_ids", alone))
 
 
 @torch.no_grad()

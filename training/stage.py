@@ -16,14 +16,17 @@ from training.checkpoint import Checkpoints
 from training.config import Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
+from training.flops import arithmetic_of
 from training.hardware import quickest_precision
 from training.loop import Loop
 from training.manifest import FOLDER, precision_of
 from training.model import build_model, count_parameters, plain_model
 from training.objectives import Objective, PairObjective, UnpairedObjective
-from training.processes import Processes, StopRequest
+from training.peak import measured_peak, widest_product
+from training.prices import price_of_hour
+from training.processes import Processes, StopRequest, threads_per_process
 from training.scoring import Regularisation, Scorer
-from training.telemetry import History, Telemetry
+from training.telemetry import Gauge, History, Telemetry, history_digest
 from training.validate import Beat, reference_scores, unheard, validation_rows
 from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
@@ -66,6 +69,7 @@ def train_stage(
         print(f"{parameters:,} parameters, {trained:,} of them trained, {where}", file=sys.stderr)
         if base is None and not (out / "initial" / MANIFEST).is_file():
             save_bundle(scorer.model, vocabulary, card({}), out / "initial")
+    gauge = _gauge(scorer, training, resources, processes, train.seq_len)
     place_blocks(plain_model(scorer.model), training, resources, processes.device, train.seq_len)
     engine = make_engine(resources, scorer, training, processes)
     checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
@@ -73,7 +77,7 @@ def train_stage(
         learnt = make_objective(engine, train, "train", watchdog.beat)
         validated = make_objective(engine, validation, "validation", watchdog.beat)
         progress = checkpoints.load_newest(engine)
-        telemetry = Telemetry(job, training, out, progress) if processes.is_first else None
+        telemetry = Telemetry(job, training, out, progress, gauge) if processes.is_first else None
         finished = False
         try:
             Loop(training, processes, engine, learnt, validated, checkpoints, telemetry, stop, watchdog, progress).run()
@@ -135,6 +139,10 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
         "validation_loss": losses[-1],
         "tokens": history.values("tokens")[-1],
         "tokens_per_second": statistics.median(history.values("tokens_per_second")),
+        "mfu": statistics.median(history.values("mfu")),
+        "goodput": history.values("goodput")[-1],
+        "restarts": history.values("restarts")[-1],
+        "history_sha256": history_digest(history.rows),
         "steps": training.steps,
         "precision": training.precision,
     }
@@ -143,6 +151,15 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     if rewards := history.values("reward_desirable"):
         metrics["reward_margin"] = rewards[-1] - history.values("reward_undesirable")[-1]
     return metrics
+
+
+def _gauge(scorer: Scorer, training: TrainingConfig, resources: Resources, processes: Processes, seq_len: int) -> Gauge:
+    """Measures the roofline on all processes at once, as they will compute, before an engine divides the layers."""
+    assert training.precision != "auto"
+    rows = training.rows_per_step // (processes.world * training.accumulation) * seq_len
+    peak = measured_peak(processes.device, training.precision, rows, *widest_product(scorer.model))
+    price = price_of_hour(processes.device, processes.world, threads_per_process(resources))
+    return Gauge(processes.device, processes.world, seq_len, arithmetic_of(scorer.model), peak, price)
 
 
 def make_objective(engine: Engine, data: PackedRows, split: str, beat: Beat = unheard) -> Objective:

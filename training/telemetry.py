@@ -1,25 +1,41 @@
-"""What a person sees of a run: the progress bar, `history.jsonl`, and MLflow where a tracking server is named."""
+"""What a person sees of a run: the progress bar, `metrics.jsonl`, and MLflow where a tracking server is named."""
 
 import json
 import os
+import resource
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineage.files import write_atomic
+import torch
+
+from lineage.files import canonical_json, sha256_text, write_atomic
 from lineage.job import Job
+from training.attempts import begin_attempt
+from training.clock import OTHER, PARTS
 from training.config import TrainingConfig
+from training.energy import EnergyMeter
+from training.flops import Arithmetic
 from training.guard import StepResult
 from training.manifest import Progress
 from training.tracking import MlflowRun
 
-HISTORY = "history.jsonl"
+METRICS = "metrics.jsonl"
+SECONDS = "_seconds"  # what ends the name of a part's time per step
+PRODUCTIVE, JOULES = "productive" + SECONDS, "energy_joules"
+# What was measured. Every other figure of a row was computed, and repeats bit for bit.
+MEASURED = frozenset(
+    {part + SECONDS for part in ("step", "productive", *PARTS, OTHER)}
+    | {"tokens_per_second", "padded_tokens_per_second", "mfu", "memory_bytes", "gpu_memory_bytes"}
+    | {"goodput", "restarts", "cost", JOULES}
+)
 Row = dict[str, Any]  # figures; of a bad step also words and rows
 
 
 class History:
-    """`history.jsonl`: one JSON object per logged step, appended; a resumed run has no row twice.
+    """`metrics.jsonl`: one JSON object per logged step, appended; a resumed run has no row twice.
 
     Args:
         path: the file.
@@ -28,7 +44,7 @@ class History:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.rows: list[Row] = [row for row in _read_rows(path) if step and row["step"] <= step]
+        self.rows: list[Row] = [row for row in read_rows(path) if step and row["step"] <= step]
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
 
@@ -51,54 +67,115 @@ class History:
         return [row[key] for row in self.rows if key in row]
 
 
+@dataclass(frozen=True)
+class Span:
+    """What the steps since the last log came to, over all processes.
+
+    Attributes:
+        steps: how many.
+        tokens, positions, targets: tokens that were no padding, the same with padding, and those that were predicted.
+        seconds: of each part of the loop (`training.clock`), on this process.
+    """
+
+    steps: int
+    tokens: int
+    positions: int
+    targets: int
+    seconds: dict[str, float]
+
+    @property
+    def training(self) -> float:
+        """The seconds that were training: all but checkpoints and validation."""
+        return sum(self.seconds.values()) - self.seconds["checkpoint"] - self.seconds["validation"]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """What the speed of a run is measured against.
+
+    Attributes:
+        device: where it computes.
+        processes: how many.
+        seq_len: tokens of a row.
+        arithmetic: what a token costs.
+        peak: the measured matrix-multiply peak of one process, floating-point operations per second.
+        price: of an hour on all devices of the run; None where no table says it.
+    """
+
+    device: torch.device
+    processes: int
+    seq_len: int
+    arithmetic: Arithmetic
+    peak: float
+    price: float | None
+
+    def utilisation(self, span: Span) -> float:
+        """Returns MFU (Chowdhery et al. 2022, appendix B): the model's own arithmetic as a share of the peak."""
+        work = self.arithmetic.training(span.tokens, span.targets, self.seq_len)
+        return work / (span.training * self.peak * self.processes)
+
+
+@dataclass
 class Telemetry:
     """The three channels together. Only rank 0 has one.
 
-    Args:
+    Attributes:
         out: the stage's folder.
         progress: where the run starts or continues.
+        gauge: what speed is measured against.
     """
 
-    def __init__(self, job: Job, config: TrainingConfig, out: Path, progress: Progress) -> None:
+    job: Job
+    config: TrainingConfig
+    out: Path
+    progress: Progress
+    gauge: Gauge
+    history: History = field(init=False)
+
+    def __post_init__(self) -> None:
         from tqdm import tqdm
 
-        self.history = History(out / HISTORY, progress.step)
-        name = f"{job.version}/{job.stage}"
-        self._tracking = MlflowRun.from_environment(job.name, name, config.model_dump(mode="json"), out)
+        path = self.out / METRICS
+        used = max((row.get(JOULES, 0.0) for row in read_rows(path)), default=0.0)  # also by work that the kill undid
+        self._attempts = begin_attempt(self.out, path, used)
+        self.history = History(path, self.progress.step)
+        self._productive = max(self.history.values(PRODUCTIVE), default=0.0)
+        self._energy = EnergyMeter(self.gauge.device)
+        name = f"{self.job.version}/{self.job.stage}"
+        self._tracking = MlflowRun.from_environment(self.job.name, name, self.config.model_dump(mode="json"), self.out)
         self._bar = tqdm(
-            total=config.steps, initial=progress.step, desc=name, unit="step", file=sys.stderr, dynamic_ncols=True
+            total=self.config.steps,
+            initial=self.progress.step,
+            desc=name,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
         )
-        self._since = time.monotonic()
 
-    def log_steps(self, progress: Progress, tokens: int, figures: Row) -> None:
+    def log_steps(self, progress: Progress, span: Span, figures: Row) -> None:
         """Logs what the steps since the last call came to.
 
         Args:
-            tokens: tokens read since the last call, over all processes.
             figures: their mean loss and the like.
         """
-        rate = round(tokens / (time.monotonic() - self._since), 1)
-        self._bar.set_postfix_str(f"loss {figures['loss']:.4f}, {rate:,.0f} tokens/s", refresh=False)
+        row = {"step": progress.step, **figures, "tokens": progress.tokens, **self._measured(span)}
+        shown = f"loss {row['loss']:.4f}, {row['tokens_per_second']:,.0f} tokens/s, MFU {row['mfu']:.0%}"
+        self._bar.set_postfix_str(shown, refresh=False)
         self._bar.update(progress.step - self._bar.n)
-        self._append({"step": progress.step, **figures, "tokens": progress.tokens, "tokens_per_second": rate})
-        self.resume_clock()
+        self._append(row)
+
+    def log_validation(self, row: Row) -> None:
+        """Logs a validation."""
+        self._bar.write(
+            f"step {row['step']}: " + ", ".join(f"{k} {v:.4f}" for k, v in row.items() if k != "step"), sys.stderr
+        )
+        self._append(row)
 
     def log_bad_step(self, result: StepResult, fault: str, did: str) -> None:
         """Tells of a step that was passed over, with its rows; numbers that are none are told as text, as JSON has none."""
         self._bar.write(f"{result}: {fault}; {did}", sys.stderr)
         figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
         self.history.append({"step": result.step + 1, "bad_step": fault, "did": did, **figures})
-
-    def log_validation(self, row: Row) -> None:
-        """Logs a validation, and leaves its time out of the training's speed."""
-        self._bar.write(
-            f"step {row['step']}: " + ", ".join(f"{k} {v:.4f}" for k, v in row.items() if k != "step"), sys.stderr
-        )
-        self._append(row)
-
-    def resume_clock(self) -> None:
-        """Starts to measure again, after something that was no training."""
-        self._since = time.monotonic()
 
     def close(self, finished: bool) -> None:
         """Ends all channels; waits a little for MLflow to take what is left."""
@@ -107,13 +184,42 @@ class Telemetry:
         if self._tracking:
             self._tracking.close(finished)
 
+    def _measured(self, span: Span) -> Row:
+        """Returns speed, time per step by part, memory, goodput, energy and cost."""
+        now = time.time()
+        self._productive += span.training
+        row: Row = {
+            "tokens_per_second": round(span.tokens / span.training, 1),
+            "padded_tokens_per_second": round(span.positions / span.training, 1),
+            "mfu": round(self.gauge.utilisation(span), 4),
+            "step_seconds": round(sum(span.seconds.values()) / span.steps, 6),
+            **{part + SECONDS: round(span.seconds[part] / span.steps, 6) for part in (*PARTS, OTHER)},
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
+            PRODUCTIVE: round(self._productive, 3),
+            "goodput": round(self._attempts.goodput(self._productive, now), 4),
+            "restarts": self._attempts.restarts,
+        }
+        if self.gauge.device.type == "cuda":
+            row["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self.gauge.device)
+        if self._energy.counts:
+            row[JOULES] = round(self._attempts.joules + self._energy.joules(), 1)
+        if self.gauge.price is not None:
+            row["cost"] = round(self.gauge.price * self._attempts.held_seconds(now) / 3600, 6)
+        return row
+
     def _append(self, row: Row) -> None:
         self.history.append(row)
         if self._tracking:
             self._tracking.log(row)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def history_digest(rows: list[Row]) -> str:
+    """Returns the sha256 of what the training computed: equal for a run that was killed and one that was not."""
+    computed = [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+    return sha256_text("".join(canonical_json(row) + "\n" for row in computed))
+
+
+def read_rows(path: Path) -> list[Row]:
     """Reads the rows that are whole; a kill may have cut the last one short."""
     rows: list[Row] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -18,7 +18,7 @@ class MlflowRun:
     """One MLflow run: parameters, metrics in batches, and system metrics.
 
     MLflow's import takes 1.5 s, so that happens in the thread as well. If the server cannot be reached, one line on stderr
-    says so and the figures stay in `history.jsonl` alone.
+    says so and the figures stay in `metrics.jsonl` alone.
     """
 
     def __init__(self, uri: str, experiment: str, name: str, parameters: dict[str, Any], out: Path) -> None:
@@ -34,7 +34,7 @@ class MlflowRun:
         """Returns the run at MLFLOW_TRACKING_URI, or None, said on stderr, where the variable is not set."""
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
-            print("MLFLOW_TRACKING_URI is not set: figures go to history.jsonl only", file=sys.stderr)
+            print("MLFLOW_TRACKING_URI is not set: figures go to metrics.jsonl only", file=sys.stderr)
             return None
         return cls(uri, experiment, name, parameters, out)
 
@@ -54,7 +54,7 @@ class MlflowRun:
         try:
             self._track()
         except Exception as error:  # whatever a tracking server does, training goes on; it is said, once
-            print(f"MLflow at {self._uri} failed ({error}): figures go to history.jsonl only", file=sys.stderr)
+            print(f"MLflow at {self._uri} failed ({error}): figures go to metrics.jsonl only", file=sys.stderr)
 
     def _track(self) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

@@ -149,8 +149,10 @@ class ZeroEngine(Engine):
         self.engine.set_gradient_accumulation_boundary(last)
         if self.loss_scale:
             self._optimizer.override_loss_scale(self.loss_scale.scale)
-        loss = loss_of(self.engine(batch.input_ids, batch.position_ids, batch.predictors, batch.targets))
-        self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)  # DeepSpeed averages over processes
+        with self.clock("forward"):
+            loss = loss_of(self.engine(batch.input_ids, batch.position_ids, batch.predictors, batch.targets))
+        with self.clock("backward"):
+            self.engine.backward(loss * self.processes.world, scale_wrt_gas=False)  # DeepSpeed averages over processes
         return loss.detach()
 
     def clip(self) -> Tensor:

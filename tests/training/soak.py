@@ -23,6 +23,7 @@ from tiny_training import VOCABULARY, Command, pack_row, write_packed, write_tok
 
 from lineage.files import list_files, sha256_file
 from training.manifest import FOLDER, MANIFEST, find_checkpoints
+from training.telemetry import METRICS, history_digest, read_rows
 
 SECONDS_PER_RUN = 300
 LONG = {"steps": 300, "checkpoint_every": 10, "log_every": 10, "keep_checkpoints": 4, "validate_every": 100}
@@ -150,6 +151,9 @@ class Soak:
 def different_files(left: Path, right: Path) -> Iterator[str]:
     """Yields the names of the compared files that differ or that only one side has."""
     sides = [{path.relative_to(side).as_posix(): path for path in list_files(side)} for side in (left, right)]
+    histories = [read_rows(side / METRICS) for side in (left, right)]
+    if len({history_digest(rows) for rows in histories}) > 1:
+        yield METRICS
     for name in sorted(sides[0].keys() | sides[1].keys()):
         if name.startswith(COMPARED):
             paths = [side.get(name) for side in sides]

@@ -135,6 +135,7 @@ def test_a_gpu_learns_in_fp8(packed_data: Path) -> None:
 @pytest.mark.slow
 def test_compiled_blocks_learn_the_same(packed_data: Path) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of tests before this one
     compiled, plain = Steps(packed_data, {"compile": True}), Steps(packed_data)
     got, expected = compiled.take(3), plain.take(3)
     assert [loss for loss, _ in got] == pytest.approx([loss for loss, _ in expected], abs=1e-5)

@@ -38,7 +38,7 @@ def alone(packed_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def history(out: Path, key: str) -> list[float]:
     """Returns a figure of every row that has it."""
-    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row[key] for row in rows if key in row]
 
 
@@ -107,7 +107,7 @@ def test_ending_torchrun_politely_saves_a_checkpoint_that_all_continue_from(
     options = {"steps": 400, "checkpoint_every": 0, "log_every": 50, "validation_rows": 1}
     job = command.job("pretrain", resources={"processes": 2, "engine": "fsdp2", "device": "cpu"}, **options)
     process = command.start(job, tmp_path / "out", processes=2)
-    history_file = tmp_path / "out" / "history.jsonl"
+    history_file = tmp_path / "out" / "metrics.jsonl"
     wait_until(lambda: process.poll() is not None or (history_file.exists() and "tokens" in history_file.read_text()), 120)
     process.terminate()
     _, errors = process.communicate(timeout=60)

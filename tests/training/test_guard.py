@@ -175,5 +175,5 @@ def test_a_killed_run_passes_over_the_same_spikes(noisy_data: Path, tmp_path: Pa
 
 def told_bad_steps(out: Path) -> list[dict[str, Any]]:
     """Returns the bad steps that a run's history tells of."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    rows: list[dict[str, Any]] = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "bad_step" in row]

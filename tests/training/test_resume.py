@@ -86,11 +86,11 @@ def test_history_of_work_that_was_lost_is_cut(uninterrupted: tuple[Command, Path
     command, job, reference = uninterrupted
     out = rewound(reference, tmp_path / "out")
     shutil.rmtree(out / ".checkpoints" / "step-000060")
-    with (out / "history.jsonl").open("a") as file:
+    with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9')  # a line that the kill cut short
     code, _, errors = command.run(job, out)
     assert code == 0, errors
-    steps = [line.split(",")[0] for line in (out / "history.jsonl").read_text().splitlines() if '"loss"' in line]
+    steps = [line.split(",")[0] for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert steps == [f'{{"step": {step}' for step in range(5, 61, 5)]
 
 

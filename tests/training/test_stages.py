@@ -72,13 +72,13 @@ def test_bundles_are_sealed_complete_and_readable_by_others(chain: tuple[Command
 
 def test_the_record_lists_the_outputs_and_no_hidden_file(chain: tuple[Command, Path, dict[str, dict[str, Any]]]) -> None:
     record = read_record(chain[1] / "dpo")
-    assert {"history.jsonl", "bundle/model.safetensors", "adapter/adapter_model.safetensors"} <= set(record.outputs)
+    assert {"metrics.jsonl", "bundle/model.safetensors", "adapter/adapter_model.safetensors"} <= set(record.outputs)
     assert not any(part.startswith(".") for name in record.outputs for part in name.split("/"))
     assert set(record.parents) == {"data", "base"}
 
 
 def test_history_has_every_step_once(chain: tuple[Command, Path, dict[str, dict[str, Any]]]) -> None:
-    rows = [json.loads(line) for line in (chain[1] / "sft" / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (chain[1] / "sft" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 11))
     assert [row["step"] for row in rows if "validation_loss" in row] == [0, 5, 10]
     assert all({"learning_rate", "grad_norm", "tokens", "tokens_per_second"} <= set(row) for row in rows if "loss" in row)

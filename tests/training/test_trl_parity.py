@@ -106,7 +106,7 @@ def ours(place: Path, tmp_path: Path) -> Losses:
         job = command.job(objective, base=place / "base", **{**SETTINGS, **options})
         code, _, errors = command.run(job, tmp_path / "out")
         assert code == 0, errors
-        rows = [json.loads(line) for line in (tmp_path / "out/history.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
         return [row["loss"] for row in rows if "loss" in row]
 
     return train

@@ -141,7 +141,7 @@ def test_two_processes_share_one_zero_point(finished: tuple[Command, Path, Path]
     for number, (path, processes) in enumerate([(job, 2), (alone, 1)]):
         code, _, errors = command.run(path, tmp_path / str(number), processes=processes)
         assert code == 0, errors
-        rows = [json.loads(line) for line in (tmp_path / str(number) / "history.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if "loss" in row])
     assert len(losses[0]) == 6
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
