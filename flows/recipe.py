@@ -82,8 +82,8 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
         )
     check_gate(recipe, path)
     resources = recipe.resources
-    for objective in recipe.objectives:
-        resources, _ = settle(recipe.resources, getattr(recipe, objective), path)
+    for number, objective in enumerate(recipe.objectives):  # the file must agree with all of them
+        resources, _ = settle(recipe.resources, getattr(recipe, objective), path, tell=number == 0)
     return recipe.model_copy(update={"resources": resources})
 
 
