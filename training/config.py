@@ -1,6 +1,6 @@
 """What a training stage is told: the model's dimensions, the recipe of the run, and how to execute it."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -145,6 +145,14 @@ class TrainingConfig(Section):
     dpo_margin: Annotated[float, Field(ge=0)] = 0.0
     dpo_per_token: bool = False
     dpo_nll: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recomputing_is_execution(cls, values: Any) -> Any:
+        """Transformers' name of it is what people write; here it changes no result, so it is no part of the identity."""
+        if isinstance(values, dict) and "gradient_checkpointing" in values:
+            raise ValueError("gradient_checkpointing is `activation_checkpointing: full` under `resources:` here")
+        return values
 
     @model_validator(mode="after")
     def _steps_add_up(self) -> Self:
