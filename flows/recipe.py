@@ -86,8 +86,8 @@ def load_recipe(where: str, version: str | None = None) -> Recipe:
         raise BadInput(path, "model.grow_vocabulary", "there is no `model.base` to grow", fix)
     check_gate(recipe, path)
     resources = recipe.resources
-    for objective in recipe.objectives:
-        resources, _ = settle(recipe.resources, getattr(recipe, objective), path)
+    for number, objective in enumerate(recipe.objectives):  # the file must agree with all of them
+        resources, _ = settle(recipe.resources, getattr(recipe, objective), path, tell=number == 0)
     return recipe.model_copy(update={"resources": resources})
 
 

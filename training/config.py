@@ -229,6 +229,14 @@ class TrainingConfig(Section):
     kto_desirable_weight: Annotated[float, Field(ge=0)] = 1.0
     kto_undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _recomputing_is_execution(cls, values: Any) -> Any:
+        """Transformers' name of it is what people write; here it changes no result, so it is no part of the identity."""
+        if isinstance(values, dict) and "gradient_checkpointing" in values:
+            raise ValueError("gradient_checkpointing is `activation_checkpointing: full` under `resources:` here")
+        return values
+
     @model_validator(mode="after")
     def _steps_add_up(self) -> Self:
         if self.rows_per_step % self.accumulation:

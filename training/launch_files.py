@@ -35,13 +35,14 @@ class Said:
         return BadInput(self.path, key, problem, fix)
 
 
-def settle(resources: Resources, training: TrainingConfig, where: Path | str) -> tuple[Resources, TrainingConfig]:
+def settle(
+    resources: Resources, training: TrainingConfig, where: Path | str, tell: bool = True
+) -> tuple[Resources, TrainingConfig]:
     """Returns what is asked for, with what the launcher's files say filled in; once settled it stays the same.
-
-    Keys without effect are named on stderr, once.
 
     Args:
         where: the file that names the launcher's files: their paths are absolute, or relative to its folder.
+        tell: name the keys that have no effect, on stderr.
 
     Raises:
         BadInput: a file cannot be read, has a key that is unknown or impossible here, or contradicts the recipe.
@@ -58,7 +59,7 @@ def settle(resources: Resources, training: TrainingConfig, where: Path | str) ->
         resources = _settled(resources, said, where)
         parse(Resources, resources.model_dump(), path)
         training = _agreed(training, said, where, resources.processes)
-        if said.unused and os.environ.get("RANK", "0") == "0":
+        if said.unused and tell and os.environ.get("RANK", "0") == "0":
             print(f"{path}: without effect here: {', '.join(sorted(said.unused))}", file=sys.stderr)
     parse(Resources, {**resources.model_dump(), "accelerate_config": "", "deepspeed_config": ""}, where, "resources")
     return resources, training

@@ -48,6 +48,7 @@ def load(base: Path, data: Path, **changes: object) -> torch.nn.Module:
     [
         ({"lerning_rate": 1}, "config.training.lerning_rate", "unknown key"),
         ({"steps": 0}, "config.training.steps", "greater than 0"),
+        ({"gradient_checkpointing": True}, "config.training", "is `activation_checkpointing: full` under `resources:`"),
         ({"accumulation": 3}, "config.training", "not divisible by accumulation 3"),
         ({"warmup_steps": 9}, "config.training", "exceed steps 2"),
         ({"schedule": "wsd"}, "config.training", "needs decay_steps"),
