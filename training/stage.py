@@ -12,7 +12,7 @@ from lineage.record import RECORD, Metric, read_record
 from training.batches import PackedRows, rows_of_step
 from training.card import model_card
 from training.checkpoint import Checkpoints
-from training.config import Resources, TrainingConfig, TrainingJob
+from training.config import ObjectiveName, Resources, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.hardware import quickest_precision
@@ -45,9 +45,9 @@ def train_stage(
         The stage's metrics, on rank 0; {} on the others.
     """
     training, folder = settle_precision(config.training, out / FOLDER, processes), _data_folder(job)
-    check_division(training, processes)
-    train, validation = (PackedRows(folder, training.objective, split) for split in ("train", "validation"))
-    vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
+    processes.on_first(lambda: check_division(training, processes))
+    train, validation, vocabulary = processes.on_all(lambda: _read_data(folder, training.objective))
+    base = _base_folder(job)
 
     def build() -> Scorer:
         regularise = Regularisation(training.label_smoothing, training.z_loss)
@@ -56,7 +56,7 @@ def train_stage(
     def card(figures: Mapping[str, Metric]) -> str:
         return model_card(job, training, parameters, data_version(job), figures)
 
-    scorer = build()
+    scorer = processes.on_all(build)
     parameters, trained = count_parameters(scorer)
     if processes.is_first:
         where = f"{resources.engine} on {processes.device} in {training.precision}"
@@ -149,6 +149,11 @@ def _objectives(
             validation, reference_scores(engine, validation, validation_rows(engine, validation), watchdog.beat), config
         ),
     )
+
+
+def _read_data(folder: Path, objective: ObjectiveName) -> tuple[PackedRows, PackedRows, Vocabulary]:
+    train, validation = (PackedRows(folder, objective, split) for split in ("train", "validation"))
+    return train, validation, Vocabulary(folder / "tokenizer")
 
 
 def _data_folder(job: Job) -> Path:
