@@ -161,7 +161,11 @@ class Resources(Section):
     """How a stage is executed. Never part of its identity: the same run on other hardware is the same run.
 
     Attributes:
-        processes: how many processes train together; more than one is started by `torchrun`.
+        processes: how many processes train together; more than one is started by `torchrun`. Where nodes come and go,
+            torchrun may start fewer or more: any number that divides the rows trains the same.
+        nodes: over how many machines `goldpath run` divides the processes (`flows.nodes`).
+        restarts: how often torchrun starts processes again of which one died; they continue from the newest checkpoint. An
+            error that would only come again ends the run at once.
         engine: `single` (one process), `ddp` (a full copy each), `fsdp2` or `zero3` (weights, gradients and optimizer
             state divided over the processes).
         device: `auto` takes CUDA where there is a GPU.
@@ -171,6 +175,8 @@ class Resources(Section):
     """
 
     processes: Positive = 1
+    nodes: Positive = 1
+    restarts: Count = 3
     engine: EngineName = "single"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 0
@@ -182,6 +188,8 @@ class Resources(Section):
             raise ValueError(
                 f"engine `single` is one process, but processes is {self.processes}: choose ddp, fsdp2 or zero3"
             )
+        if self.processes % self.nodes:
+            raise ValueError(f"processes {self.processes} is not divisible by nodes {self.nodes}")
         return self
 
 
