@@ -15,13 +15,15 @@ from benchmarks.figure import at_most, emit, observed
 from flows.calibrate import calibrate
 from flows.forecast import place_for
 from flows.settings import Settings
-from training.config import ModelConfig, Resources, TrainingConfig
+from training.config import ModelConfig, TrainingConfig
 from training.estimate import Stage, memory_of
+from training.resources import Resources
 
 MEMORY_LIMIT, TIME_LIMIT = 0.15, 0.25
 SMALL = ModelConfig(hidden_size=256, intermediate_size=704, num_layers=6, num_heads=4, num_kv_heads=4, max_positions=2048)
 MIDDLE = ModelConfig(hidden_size=512, intermediate_size=1408, num_layers=8, num_heads=8, num_kv_heads=8, max_positions=2048)
 LARGE = ModelConfig(hidden_size=768, intermediate_size=2048, num_layers=8, num_heads=12, num_kv_heads=4, max_positions=2048)
+RECOMPUTING = Resources(activation_checkpointing="full")
 TWO: dict[str, Any] = {"processes": 2, "threads": 1}
 
 
@@ -52,9 +54,7 @@ def configurations() -> dict[str, Stage]:
         "34M, 4 x 512, fp32": _stage(MIDDLE, 16000, 512, rows_per_step=4, precision="fp32"),
         "34M, 2 x 2048": _stage(MIDDLE, 16000, 2048, rows_per_step=2),
         "34M, 8 x 512, accumulation 4": _stage(MIDDLE, 16000, 512, rows_per_step=8, accumulation=4),
-        "34M, 4 x 1024, checkpointing": _stage(
-            MIDDLE, 16000, 1024, Resources(activation_checkpointing="full"), rows_per_step=4
-        ),
+        "34M, 4 x 1024, checkpointing": _stage(MIDDLE, 16000, 1024, RECOMPUTING, rows_per_step=4),
         "58M, 64,000 tokens, SFT 4 x 512": _stage(MIDDLE, 64000, 512, objective="sft", rows_per_step=4),
         "63M, LoRA, SFT 4 x 512": _stage(LARGE, 16000, 512, objective="sft", rows_per_step=4, lora_rank=16),
         "34M, DPO 4 x 512": _stage(MIDDLE, 16000, 512, objective="dpo", rows_per_step=4),

@@ -9,7 +9,7 @@ import urllib.request
 from http import HTTPStatus
 from typing import Any
 
-from flows.service_commands import WORK_POOL
+from flows.service_commands import NODES_POOL, WORK_POOL
 from flows.settings import Settings
 from lineage.errors import GoldpathError
 from lineage.stamp import CODE_FOLDER
@@ -28,7 +28,8 @@ def deploy(settings: Settings, *names: str) -> None:
         GoldpathError: with the last line of `prefect deploy`'s output.
     """
     api = os.environ["PREFECT_API_URL"]
-    _ensure_pool(api)
+    for pool in (WORK_POOL, NODES_POOL):
+        _ensure_pool(api, pool)
     _ensure_heartbeat_rule(api)
     log = settings.logs / "deploy.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +48,10 @@ def deploy(settings: Settings, *names: str) -> None:
         raise GoldpathError(f"prefect.yaml cannot be deployed: {''.join(last)}. Fix: read {log}")
 
 
-def _ensure_pool(api: str) -> None:
+def _ensure_pool(api: str, name: str) -> None:
     """A deployment names a pool that must exist; the worker fills in the process pool's job template when it starts."""
     try:
-        _call(api, "POST", "/work_pools/", {"name": WORK_POOL, "type": "process"})
+        _call(api, "POST", "/work_pools/", {"name": name, "type": "process"})
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.CONFLICT:
             raise GoldpathError(f"{api}: the work pool cannot be made ({error}). Fix: look at the server's log") from None

@@ -13,8 +13,8 @@ from flows.plan import resolve_base
 if TYPE_CHECKING:
     from flows.recipe import Recipe
     from flows.settings import Settings
-    from training.config import Resources
     from training.estimate import Place, Stage
+    from training.resources import Resources
 
 NVIDIA = Path("/dev/nvidia0")
 

@@ -7,11 +7,13 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from lineage.errors import ExitCode, GoldpathError
 from lineage.files import write_atomic
 from lineage.job import Job, dump_job
 from lineage.privacy import TELEMETRY_OFF
+from training.resources import Resources
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -62,6 +65,27 @@ WORTH_ANOTHER_TRY = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SI
 SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """Where the nodes of one stage find each other.
+
+    Attributes:
+        endpoint: HOST:PORT of the first node, which keeps them together.
+        run_id: tells this try from others at the same place.
+        is_first: whether this node is that one.
+    """
+
+    endpoint: str
+    run_id: str
+    is_first: bool = True
+
+    @property
+    def options(self) -> list[str]:
+        """What torchrun is told of it."""
+        where = ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-id={self.run_id}"]
+        return [*where, f"--rdzv-conf=is_host={int(self.is_first)}"]
+
+
 class StageFailed(GoldpathError):
     """A stage ended without a record. It says what the stage said, then where; the exit code is passed on."""
 
@@ -89,27 +113,39 @@ def said_error(tail: Iterable[str]) -> str:
     return next((line.removeprefix(ERROR) for line in reversed(list(tail)) if line.startswith(ERROR)), "")
 
 
-def stage_command(job: Job, out: Path) -> list[str]:
-    """Returns the command line of a stage: torchrun for several processes, plain Python for one."""
+def stage_command(job: Job, out: Path, meeting: Meeting | None = None) -> list[str]:
+    """Returns the command line of a stage: torchrun (`training.launch`) for several processes, plain Python for one.
+
+    Args:
+        meeting: where this node meets the others of the stage; None where there are none.
+    """
     arguments = ["--config", str(out / "job.yaml"), "--out", str(out)]
-    processes = int(job.resources.get("processes", 1)) if job.stage in TRAINING_STAGES else 1
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        return [sys.executable, *torchrun, "-m", *ROOMS[job.stage], *arguments]
+    resources = Resources.model_validate(job.resources if job.stage in TRAINING_STAGES else {})
+    if resources.processes > 1:
+        where = [f"--nnodes={resources.nodes}", *meeting.options] if meeting else ["--standalone"]
+        each = resources.processes // resources.nodes if meeting else resources.processes
+        torchrun = [*where, f"--nproc-per-node={each}", f"--max-restarts={resources.restarts}"]
+        return [sys.executable, "-m", "training.launch", *torchrun, "-m", *ROOMS[job.stage], *arguments]
     return [sys.executable, "-m", *ROOMS[job.stage], *arguments]
 
 
-def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
+def run_stage(
+    job: Job, out: Path, settings: "Settings", accepted: tuple[int, ...] = (0,), meeting: Meeting | None = None
+) -> dict[str, Any]:
     """Runs one stage to its end and returns the JSON line that it printed, with its exit code as `exit_code`.
 
     Args:
         accepted: exit codes that are outcomes, not failures (a gate that says no ends with 3).
+        meeting: where this node meets the others of the stage. Only the first one writes the job file.
 
     Raises:
         StageFailed: the stage ended with any other code.
     """
-    write_atomic(out / "job.yaml", dump_job(job))
-    command = stage_command(job, out)
+    is_first = meeting is None or meeting.is_first
+    log = out / (LOG if is_first else f"{LOG}.{socket.gethostname()}")
+    if is_first:
+        write_atomic(out / "job.yaml", dump_job(job))
+    command = stage_command(job, out, meeting)
     environment = (
         STAGE_ENVIRONMENT | waiting(job.stage) | os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home)}
     )
@@ -125,7 +161,7 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
     assert process.stdout is not None
     assert process.stderr is not None
     tail: deque[str] = deque(maxlen=40)
-    echo = threading.Thread(target=_echo, args=(process.stderr, tail, out / LOG), daemon=True)
+    echo = threading.Thread(target=_echo, args=(process.stderr, tail, log), daemon=True)
     echo.start()
     try:
         said = process.stdout.read().decode(errors="replace").strip().splitlines()
@@ -136,7 +172,7 @@ def run_stage(job: Job, out: Path, settings: "Settings", accepted: tuple[int, ..
     finally:
         echo.join(timeout=10)
     if code not in accepted:
-        raise StageFailed(job.stage, code, command, tail, out / LOG)
+        raise StageFailed(job.stage, code, command, tail, log)
     if said_error(tail):  # an outcome with a reason: a release without approval
         print(f"{ERROR}{said_error(tail)}", file=sys.stderr, flush=True)
     try:

@@ -11,8 +11,9 @@ from evaluation.suite import load_suite
 from lineage.errors import BadInput
 from lineage.section import Section, parse, read_yaml
 from serving.config import CanaryPolicy
-from training.config import ModelConfig, Resources, TrainingConfig
+from training.config import ModelConfig, TrainingConfig
 from training.launch_files import settle
+from training.resources import Resources
 
 SHIPPED = Path(__file__).parent / "recipes"
 NAME = r"[a-z0-9][a-z0-9_-]{0,62}"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 WORK_POOL = "goldpath"
+NODES_POOL = "goldpath-nodes"  # a worker on each node that trains together with others
 
 # A user's own Prefect profile, key or database must not leak into the embedded server.
 FOREIGN = ("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_DATABASE_CONNECTION_URL")

@@ -5,6 +5,7 @@ Import this inside functions of the CLI: pydantic-settings costs 0.06 s, which `
 
 import difflib
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
         prefect_port, mlflow_port, gateway_port: ports on 127.0.0.1; 0 keeps the last one, or chooses a free one.
         ledger_url: SQLAlchemy URL of the release ledger; "" means SQLite under `home`.
         allow_dirty: why a model built by changed code may be registered; "" refuses it. The ledger keeps the reason.
+        node_address: the address of this machine at which the other nodes of a training stage reach it.
         prefect_api_url: `PREFECT_API_URL`; where it is set, that server is used and none is started.
         mlflow_tracking_uri: `MLFLOW_TRACKING_URI`; the same for MLflow.
         prices: a price table (`training.prices`); "" leaves costs out.
@@ -41,6 +43,7 @@ class Settings(BaseSettings):
     allow_dirty: str = ""
     prices: str = ""
     stage_retries: Annotated[int, Field(ge=0)] = 0
+    node_address: str = Field(default_factory=socket.gethostname)
     prefect_api_url: str = Field(default="", validation_alias="PREFECT_API_URL")
     mlflow_tracking_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
 

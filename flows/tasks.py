@@ -8,6 +8,7 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 
 from flows.console import say
 from flows.launch import StageFailed, run_stage
+from flows.nodes import other_nodes
 from flows.plan import Decision, Step, decide, link_reused
 from flows.settings import Settings
 from lineage.record import Record, read_record
@@ -51,7 +52,8 @@ def _run(step: Step, decision: Decision, settings: Settings) -> Record:
     assert isinstance(progress, UUID)  # a coroutine only where an event loop runs, and a task has none
     say(step.stage, "continues where it was stopped" if decision.action == "continue" else "runs")
     accepted = (0, 3) if step.job.stage == "gate" else (0,)
-    run_stage(step.job, step.out, settings, accepted)
+    with other_nodes(step.job, step.out, settings) as meeting:
+        run_stage(step.job, step.out, settings, accepted, meeting)
     record = read_record(step.out)
     update_progress_artifact(progress, PERCENT_DONE)
     say(step.stage, f"finished in {record.seconds:.1f} s", record.metrics)

@@ -17,9 +17,14 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> Callable[[], Non
     parent = os.getpid()
 
     def prepare() -> None:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-            if os.getppid() != parent:  # it ended before the line above
-                os._exit(1)
+        end_with_parent(number)
+        if sys.platform == "linux" and os.getppid() != parent:  # it ended before the line above
+            os._exit(1)
 
     return prepare
+
+
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Asks Linux to send this process a signal when the thread that started it ends: for a child that others start."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

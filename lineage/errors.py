@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     GATE_FAILED = 3
     AWAITING_APPROVAL = 4
     ROLLED_BACK = 5
+    TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command continues
 
 
 class GoldpathError(Exception):

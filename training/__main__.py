@@ -8,15 +8,18 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineage.child import end_with_parent
 from lineage.errors import BadInput, GoldpathError, run_cli
 from lineage.job import Job, load_stage
 from lineage.privacy import switch_off_telemetry
 from lineage.section import parse
 from lineage.stage import StageRun
-from training.config import ModelConfig, Resources, TrainingJob
+from training.config import ModelConfig, TrainingJob
 from training.hub import find_base
+from training.last_words import ERROR_FILE, final_word, leave_word
 from training.launch_files import settle
 from training.manifest import FOLDER
+from training.resources import Resources
 
 if TYPE_CHECKING:
     from training.processes import Processes
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143), SIGUSR1 (138), Ctrl-C
 (130) or its own watchdog (75), the same command continues from the newest whole checkpoint. Several processes:
-  torchrun --standalone --nproc-per-node 2 -m training --config job.yaml --out DIR
+  torchrun --standalone --nproc-per-node 2 --max-restarts 3 -m training --config job.yaml --out DIR
+`python -m training.launch` takes torchrun's options, and ends with one error and these exit codes instead of a traceback.
 """
 
 
@@ -46,20 +50,28 @@ def main() -> int:
         help="continue checkpoints although this field, section or input changed, such as training.learning_rate or data",
     )
     arguments = parser.parse_args()
+    if ERROR_FILE in os.environ:
+        end_with_parent()  # a torchrun that is killed leaves nobody behind; they save a checkpoint first
+        if word := final_word():
+            return word.exit_code
     switch_off_telemetry()
     # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that are shared with
     # anything else, such as a tracking server, that costs up to nine tenths of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    job, config = _settle_base(*load_stage(arguments.config, TrainingJob), arguments.config)
-    job = job.model_copy(update={"allow_changes": [*job.allow_changes, *arguments.allow_change]})
+    try:
+        return _run(*_read_job(arguments.config, arguments.allow_change), arguments.config, arguments.out)
+    except GoldpathError as error:
+        leave_word(error, error.exit_code)
+        raise
+
+
+def _read_job(path: Path, allow_changes: list[str]) -> tuple[Job, TrainingJob, Resources]:
+    job, config = _settle_base(*load_stage(path, TrainingJob), path)
+    job = job.model_copy(update={"allow_changes": [*job.allow_changes, *allow_changes]})
     if job.stage != config.training.objective:
-        raise BadInput(
-            arguments.config, "config.training.objective", f"is not the stage's name `{job.stage}`", "make them the same"
-        )
-    resources = parse(Resources, job.resources, arguments.config, "resources")
-    resources, training = settle(resources, config.training, arguments.config)
-    config = config.model_copy(update={"training": training})
-    return _run(job, config, resources, arguments.config, arguments.out)
+        raise BadInput(path, "config.training.objective", f"is not the stage's name `{job.stage}`", "make them the same")
+    resources, training = settle(parse(Resources, job.resources, path, "resources"), config.training, path)
+    return job, config.model_copy(update={"training": training}), resources
 
 
 def _settle_base(job: Job, config: TrainingJob, path: Path) -> tuple[Job, TrainingJob]:
@@ -81,26 +93,30 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from training.loop import Stopped
-    from training.out_of_memory import is_out_of_memory, out_of_memory
-    from training.processes import end_at_once, join_processes, leave_processes
+    from training.processes import LostConnection, SaidByFirst, end_at_once, join_processes, leave_processes
 
     processes = join_processes(resources, path)
+    resources = resources.model_copy(update={"processes": processes.world})
     try:
         with redirect_stdout(sys.stderr):  # libraries print; stdout is for the one JSON line
             result = record(_work)(job, config, resources, out, processes)
     except Stopped as stopped:
+        leave_word(stopped, 128 + stopped.number)
         leave_processes()
         if processes.is_first:
             print(f"{job.stage}: {stopped}", file=sys.stderr)
         return 128 + stopped.number
     except Exception as caught:
-        error = out_of_memory(caught, config.training, resources) if is_out_of_memory(caught) else caught
-        if not isinstance(error, GoldpathError):
-            raise
+        error = _explain(caught, config, resources)
+        leave_word(error, error.exit_code)
+        if isinstance(error, LostConnection):
+            print(f"rank {processes.rank}: {error}", file=sys.stderr)
+            end_at_once(error.exit_code)
         leave_processes(failed=True)
         if processes.is_first:
             raise error from None
-        print(f"rank {processes.rank}: {error}", file=sys.stderr)
+        if not isinstance(error, SaidByFirst):
+            print(f"rank {processes.rank}: {error}", file=sys.stderr)
         return int(error.exit_code)
     leave_processes()
     if result is not None:
@@ -108,6 +124,20 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     if processes.world > 1:
         end_at_once(0)
     return 0
+
+
+def _explain(error: Exception, config: TrainingJob, resources: Resources) -> GoldpathError:
+    """Returns the error that a person can act on. Where there is none, the error is raised again, with its traceback."""
+    from training.out_of_memory import is_out_of_memory, out_of_memory
+    from training.processes import LostConnection, is_lost_connection
+
+    if isinstance(error, GoldpathError):
+        return error
+    if is_out_of_memory(error):
+        return out_of_memory(error, config.training, resources)
+    if is_lost_connection(error):
+        return LostConnection(error)
+    raise error
 
 
 def _work(

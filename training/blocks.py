@@ -10,8 +10,9 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from lineage.errors import BadInput, GoldpathError
 from training.attention import choose_attention, set_attention
-from training.config import Checkpointing, Resources, TrainingConfig
+from training.config import TrainingConfig
 from training.float8 import convert_to_float8, require_float8
+from training.resources import Checkpointing, Resources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,4 +1,4 @@
-"""What a training stage is told: the model, the recipe of the run, and how to execute it."""
+"""What a training stage is told: the model and the recipe of the run, which together are what it is."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,6 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from lineage.section import Section
 
 ObjectiveName = Literal["pretrain", "sft", "dpo", "kto"]
-EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
-Offload = Literal["none", "optimizer", "all"]
-Checkpointing = Literal["none", "full", "selective"]
-Attention = Literal["auto", "eager", "sdpa", "documents", "flash", "flex"]
 PairLoss = Literal[
     "sigmoid",
     "ipo",
@@ -29,11 +25,6 @@ PairLoss = Literal[
     "orpo",
 ]
 SMOOTHED: frozenset[PairLoss] = frozenset({"sigmoid", "robust", "exo_pair", "simpo"})
-ZERO_ENGINES: frozenset[EngineName] = frozenset({"zero1", "zero2", "zero3"})
-OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
-    "optimizer": ("zero1", "zero2", "zero3"),
-    "all": ("fsdp2", "zero3"),
-}
 WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
 
 # Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
@@ -268,56 +259,6 @@ class TrainingConfig(Section):
             raise ValueError("kto_desirable_weight and kto_undesirable_weight are both 0: nothing would be learnt")
         if self.dpo_margin and self.dpo_loss != "simpo":
             raise ValueError(f"dpo_loss `{self.dpo_loss}` takes no dpo_margin: it is simpo's")
-        return self
-
-
-class Resources(Section):
-    """How a stage is executed. Never part of its identity: the same run on other hardware is the same run.
-
-    Attributes:
-        processes: how many processes train together; more than one is started by `torchrun`.
-        engine: `single` (one process), `ddp` (a full copy each), `fsdp2` (weights, gradients and optimizer state divided
-            over the processes), or DeepSpeed's `zero1` (optimizer state divided), `zero2` (and gradients), `zero3` (and
-            weights).
-        offload: what lies in the CPU's memory between its uses: nothing, the `optimizer`'s state and master weights
-            (`zero1`, `zero2`, `zero3`), or `all` (`zero3`, `fsdp2`: the weights too).
-        device: `auto` takes CUDA where there is a GPU.
-        threads: CPU threads per process; 0 divides the cores over the processes.
-        hang_seconds: a process that gets nowhere for so long is ended, and says where it hung; 0 waits for ever. It must be
-            longer than the longest step, checkpoint and compilation.
-        activation_checkpointing: what the backward pass computes again instead of keeping it (Chen et al. 2016): `full`,
-            all inside each block; `selective`, all but the results of matrix products and of fused attention.
-        compile: whether each block is compiled by `torch.compile`; costs a cold start. Engines `single`, `ddp`, `fsdp2`.
-        attention: `auto` takes what is quick to train with on the device; `documents` (one after the other) is for CPUs,
-            `flash` (FlashAttention, variable lengths) and `flex` (FlexAttention) need a GPU. All keep documents apart.
-        accelerate_config: a file as `accelerate config` writes it; it then says processes, engine and the like.
-        deepspeed_config: a DeepSpeed JSON file; it then says the ZeRO stage, offloading, and DeepSpeed's own settings.
-    """
-
-    processes: Positive = 1
-    engine: EngineName = "single"
-    offload: Offload = "none"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 0
-    hang_seconds: Count = 1800
-    activation_checkpointing: Checkpointing = "none"
-    compile: bool = False
-    attention: Attention = "auto"
-    accelerate_config: str = ""
-    deepspeed_config: str = ""
-
-    @model_validator(mode="after")
-    def _engine_fits(self) -> Self:
-        named_elsewhere = self.accelerate_config or self.deepspeed_config
-        if self.engine == "single" and self.processes > 1 and not named_elsewhere:
-            raise ValueError(
-                f"engine `single` is one process, but processes is {self.processes}: choose ddp, fsdp2 or zero3"
-            )
-        if self.offload != "none" and self.engine not in OFFLOADING[self.offload] and not named_elsewhere:
-            able = " or ".join(OFFLOADING[self.offload])
-            raise ValueError(f"engine `{self.engine}` cannot offload `{self.offload}`: choose {able}")
-        if self.compile and self.engine in ZERO_ENGINES:
-            raise ValueError(f"engine `{self.engine}` cannot compile blocks: choose single, ddp or fsdp2")
         return self
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from training.batches import Batch
 from training.blocks import require_compiled
 from training.clock import StepClock
-from training.config import ZERO_ENGINES, Resources, TrainingConfig
+from training.config import TrainingConfig
 from training.hardware import Precision
 from training.loss_scale import LossScale
 from training.model import plain_model
 from training.optimizers import begin_state, make_optimizers, state_of
 from training.placement import require_possible
 from training.processes import Processes
+from training.resources import ZERO_ENGINES, Resources
 from training.scoring import Scorer
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # fp8: outside its own layers

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from training.attention import choose_attention, set_attention
-from training.config import ZERO_ENGINES, EngineName, ModelConfig, ObjectiveName, Resources, TrainingConfig
+from training.config import ModelConfig, ObjectiveName, TrainingConfig
 from training.flops import Arithmetic, arithmetic_of
 from training.hardware import Precision, quickest_precision
 from training.model import blocks_of, count_parameters, plain_model
 from training.rehearsal import Pass, rehearse
+from training.resources import ZERO_ENGINES, EngineName, Resources
 from training.skeleton import skeleton
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 from lineage.errors import BadInput
 from lineage.section import parse
-from training.config import Resources, TrainingConfig
+from training.config import TrainingConfig
+from training.resources import Resources
 
 AUTO = "auto"  # in these files: what the recipe says
 

@@ -3,7 +3,8 @@
 import torch
 
 from lineage.errors import GoldpathError
-from training.config import Resources, TrainingConfig
+from training.config import TrainingConfig
+from training.resources import Resources
 
 # torch has a type for GPUs only; on the CPU it is a RuntimeError of c10's allocator.
 CPU_ALLOCATOR = "DefaultCPUAllocator"

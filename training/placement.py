@@ -3,7 +3,8 @@
 from importlib.util import find_spec
 
 from lineage.errors import BadInput
-from training.config import ZERO_ENGINES, EngineName, Resources, TrainingConfig
+from training.config import TrainingConfig
+from training.resources import ZERO_ENGINES, EngineName, Resources
 
 WHOLE_MATRICES: tuple[EngineName, ...] = ("single", "ddp", "fsdp2")
 WHOLE_WEIGHTS: tuple[EngineName, ...] = ("single", "ddp")

@@ -7,8 +7,9 @@ import torch
 
 from training.adapters import with_adapters
 from training.blocks import recompute_activations
-from training.config import Checkpointing, ModelConfig, TrainingConfig
+from training.config import ModelConfig, TrainingConfig
 from training.model import new_config
+from training.resources import Checkpointing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from training.batches import PackedRows, rows_of_step
 from training.blocks import place_blocks
 from training.card import model_card
 from training.checkpoint import Checkpoints
-from training.config import Resources, TrainingConfig, TrainingJob
+from training.config import ObjectiveName, TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.flops import arithmetic_of
@@ -25,6 +25,7 @@ from training.objectives import Objective, PairObjective, UnpairedObjective
 from training.peak import measured_peak, widest_product
 from training.prices import price_of_hour
 from training.processes import Processes, StopRequest, threads_per_process
+from training.resources import Resources
 from training.scoring import Regularisation, Scorer
 from training.telemetry import Gauge, History, Telemetry, history_digest
 from training.validate import Beat, reference_scores, unheard, validation_rows
@@ -50,9 +51,9 @@ def train_stage(
         The stage's metrics, on rank 0; {} on the others.
     """
     training, folder = settle_precision(config.training, out / FOLDER, processes), _data_folder(job)
-    train, validation = (PackedRows(folder, training.objective, split) for split in ("train", "validation"))
-    check_division(training, processes, train)
-    vocabulary, base = Vocabulary(folder / "tokenizer"), _base_folder(job)
+    train, validation, vocabulary = processes.on_all(lambda: _read_data(folder, training.objective))
+    processes.on_first(lambda: check_division(training, processes, train))
+    base = _base_folder(job)
 
     def build() -> Scorer:
         regularise = Regularisation(training.label_smoothing, training.z_loss)
@@ -62,7 +63,7 @@ def train_stage(
     def card(figures: Mapping[str, Metric]) -> str:
         return model_card(job, training, parameters, data_version(job), figures)
 
-    scorer = build()
+    scorer = processes.on_all(build)
     parameters, trained = count_parameters(scorer)
     if processes.is_first:
         where = f"{resources.engine} on {processes.device} in {training.precision}"
@@ -185,6 +186,11 @@ def _rows_of_run(config: TrainingConfig, data: PackedRows) -> list[int]:
     steps = min(config.steps, -(-data.num_rows // config.rows_per_step))
     rows = (rows_of_step(data.num_rows, config.rows_per_step, config.seed, step) for step in range(steps))
     return sorted({row for step in rows for row in step})
+
+
+def _read_data(folder: Path, objective: ObjectiveName) -> tuple[PackedRows, PackedRows, Vocabulary]:
+    train, validation = (PackedRows(folder, objective, split) for split in ("train", "validation"))
+    return train, validation, Vocabulary(folder / "tokenizer")
 
 
 def _data_folder(job: Job) -> Path:

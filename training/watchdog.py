@@ -9,13 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lineage.errors import ExitCode, GoldpathError
+from training.last_words import leave_word
+
 LOOKS_PER_LIMIT = 20
 
 
 class Watchdog:
     """While it is entered, somebody must call `beat` every `seconds`.
 
-    Otherwise it writes the stack of every thread to a file, says so in one line and ends the process with EX_TEMPFAIL (75);
+    Otherwise it writes the stack of every thread to a file, says so in one line and ends the process with exit code 75;
     torchrun then ends the other processes. A thread does it, because the main thread may hang inside a library.
 
     Args:
@@ -52,11 +55,11 @@ class Watchdog:
     def _end(self) -> None:
         with self._stacks.open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file)
-        print(
-            f"error: nothing happened for {self._seconds} s in {self._doing}; {self._stacks} says where each thread hangs. "
+        error = GoldpathError(
+            f"nothing happened for {self._seconds} s in {self._doing}; {self._stacks} says where each thread hangs. "
             "Fix: run the same command again to continue from the last checkpoint; raise `resources.hang_seconds` if it "
-            "was only slow",
-            file=sys.stderr,
-            flush=True,
+            "was only slow"
         )
-        os._exit(os.EX_TEMPFAIL)  # a hung thread cannot be asked to clean up
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        leave_word(error, ExitCode.TRY_AGAIN)
+        os._exit(ExitCode.TRY_AGAIN)  # a hung thread cannot be asked to clean up

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from lineage.errors import BadInput, GoldpathError
 from training.batches import Batch
-from training.config import Resources, TrainingConfig
+from training.config import TrainingConfig
 from training.deepspeed_file import execution_options
 from training.engine import Engine, LossOf, Piece, ReadRange
 from training.optimizers import MOMENTS
 from training.processes import Processes
+from training.resources import Resources
 from training.scoring import Scorer
 
 

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows.launch import StageFailed, run_stage, stage_command, waiting
+from flows.launch import Meeting, StageFailed, run_stage, stage_command, waiting
 from flows.settings import Settings
 from lineage.errors import ExitCode
 from lineage.job import Job
@@ -50,9 +50,21 @@ def stage_process(out):
 
 def test_the_command_is_what_a_person_types(tmp_path):
     one = Job(name="m", version="1", stage="sft", config={})
-    two = Job(name="m", version="1", stage="sft", config={}, resources={"processes": 2})
+    resources = {"processes": 2, "engine": "ddp", "restarts": 1}
+    two = Job(name="m", version="1", stage="sft", config={}, resources=resources)
     assert stage_command(one, tmp_path)[1:3] == ["-m", "training"]
-    assert stage_command(two, tmp_path)[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = ["-m", "training.launch", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "training"]
+    assert stage_command(two, tmp_path)[1:8] == torchrun
+    four = two.model_copy(update={"resources": {"processes": 4, "nodes": 2, "engine": "ddp"}})
+    other = stage_command(four, tmp_path, Meeting("first:29500", "id", is_first=False))
+    assert other[3:9] == [
+        "--nnodes=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=first:29500",
+        "--rdzv-id=id",
+        "--rdzv-conf=is_host=0",
+        "--nproc-per-node=2",
+    ]
     assert "--nproc-per-node=2" not in stage_command(two.model_copy(update={"stage": "evaluate"}), tmp_path)
 
 

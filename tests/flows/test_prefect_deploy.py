@@ -71,13 +71,14 @@ def to_prefect(prefect_services: Services, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("to_prefect")
-def test_prefect_yaml_puts_up_three_deployments(prefect_services: Services, start_command: Callable[..., Command]) -> None:
+def test_prefect_yaml_puts_up_its_deployments(prefect_services: Services, start_command: Callable[..., Command]) -> None:
     deploy(prefect_services.settings)  # once more changes nothing
     found = json.loads(start_command(DEPLOYMENTS).read_until("deployed").removeprefix("deployed "))
     assert found == {
         "build": ["flows/build_flow.py:build_flow", "goldpath", {"recipe": "pystdlib"}, []],
         "release": ["flows/release_flow.py:release_flow", "goldpath", {}, []],
         "nightly": ["flows/nightly_eval_flow.py:nightly_eval_flow", "goldpath", {"model": None}, ["30 2 * * *"]],
+        "train-node": ["flows/nodes.py:train_node_flow", "goldpath-nodes", {}, []],
         "rules": [NO_HEARTBEAT],
     }
 

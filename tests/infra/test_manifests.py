@@ -17,13 +17,14 @@ from flows.settings import PREFIX, Settings
 from lineage.job import Job
 from lineage.section import parse
 from serving.metrics import Observation, TrafficLog
-from training.config import Resources, TrainingJob
+from training.config import TrainingJob
+from training.resources import Resources
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 YAML_FILES = sorted(INFRA.rglob("*.yaml"))
 KUBERNETES = sorted((INFRA / "kubernetes").glob("*.yaml"))
-WORKLOADS = ("Deployment", "Job")
+WORKLOADS = ("Deployment", "TrainingRuntime")
 OURS = ("goldpath", "python", "torchrun", "prefect", "mlflow")  # commands that the virtual environment has
 PINNED = re.compile(r":v?\d+\.\d+[\w.-]*$")
 EMPTY_OBSERVATION = Observation(at=0.0, model="m", digest="sha256:0", arm="stable", status=200, seconds=0.1, empty=True)
@@ -40,9 +41,18 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path.name}:{document['kind']}", document
 
 
+def pod_template(body: dict[str, Any]) -> dict[str, Any]:
+    """A workload's pod template; a training runtime describes a set of jobs, here of one."""
+    template: dict[str, Any] = body["spec"]["template"]
+    if body["kind"] == "TrainingRuntime":
+        (job,) = template["spec"]["replicatedJobs"]
+        template = job["template"]["spec"]["template"]
+    return template
+
+
 def pods() -> list[tuple[str, dict[str, Any]]]:
     """Every pod template with its file and kind."""
-    return [(name, body["spec"]["template"]["spec"]) for name, body in manifests() if body["kind"] in WORKLOADS]
+    return [(name, pod_template(body)["spec"]) for name, body in manifests() if body["kind"] in WORKLOADS]
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
@@ -58,6 +68,7 @@ def commands() -> list[tuple[str, list[str]]]:
     """Every command line that runs this code or its virtual environment, with its place."""
     found = [(name, service["command"]) for name, service in compose_services().items() if "command" in service]
     found += [(f"{name}/{c['name']}", c["command"]) for name, pod in pods() for c in containers(pod) if "command" in c]
+    found += [(name, body["spec"]["trainer"]["command"]) for name, body in manifests() if body["kind"] == "TrainJob"]
     return [(name, command) for name, command in found if command[0] in OURS]
 
 
@@ -152,7 +163,7 @@ def test_gpu_workloads_ask_for_gpus() -> None:
         for container in pod["containers"]
     }
     assert asked["endpoint.yaml:Deployment"] >= 1
-    assert asked["train-job.yaml:Job"] >= 1
+    assert asked["train-job.yaml:TrainingRuntime"] >= 1
 
 
 def test_kustomization_lists_existing_files() -> None:
@@ -163,7 +174,7 @@ def test_kustomization_lists_existing_files() -> None:
 
 def test_services_select_pods_and_volumes_are_claimed() -> None:
     everything = list(manifests())
-    labels = [body["spec"]["template"]["metadata"]["labels"] for _, body in everything if body["kind"] in WORKLOADS]
+    labels = [pod_template(body).get("metadata", {}).get("labels") for _, body in everything if body["kind"] in WORKLOADS]
     claims = {body["metadata"]["name"] for _, body in everything if body["kind"] == "PersistentVolumeClaim"}
     for name, body in everything:
         if body["kind"] == "Service":
@@ -183,11 +194,26 @@ def test_training_job_is_one_that_the_stage_accepts() -> None:
     job = parse(Job, yaml.safe_load(config_map["data"]["job.yaml"]), "job.yaml")
     parse(TrainingJob, job.config, "job.yaml", "config")
     resources = parse(Resources, job.resources, "job.yaml", "resources")
-    batch = next(document for document in found if document["kind"] == "Job")
-    command = batch["spec"]["template"]["spec"]["containers"][0]["command"]
-    started = [int(flag.partition("=")[2]) for flag in command if flag.startswith(("--nnodes=", "--nproc-per-node="))]
-    assert resources.processes == started[0] * started[1]
-    assert batch["spec"]["completions"] == batch["spec"]["parallelism"] == started[0]
+    train = next(document for document in found if document["kind"] == "TrainJob")["spec"]["trainer"]
+    assert resources.processes == train["numNodes"] * train["numProcPerNode"]
+
+
+def test_training_job_runs_in_its_runtime_and_meets_at_its_first_pod() -> None:
+    found = {document["kind"]: document for document in documents(INFRA / "kubernetes/train-job.yaml")}
+    runtime, job = found["TrainingRuntime"], found["TrainJob"]
+    assert job["spec"]["runtimeRef"] == {"kind": "TrainingRuntime", "name": runtime["metadata"]["name"]}
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = pod_template(runtime)["spec"]["containers"]
+    # What Kubeflow's torch plugin looks for: this label, and a job and a container of this name.
+    assert replicated["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    assert (replicated["name"], container["name"]) == ("node", "node")
+    name = job["metadata"]["name"]
+    assert f"--rdzv-endpoint={name}-node-0-0.{name}:29400" in job["spec"]["trainer"]["command"]
+    reserved = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+    assert not [variable for variable in job["spec"]["trainer"]["env"] if variable["name"] in reserved]
+    grace = pod_template(runtime)["spec"]["terminationGracePeriodSeconds"]
+    shutdown = next(flag for flag in job["spec"]["trainer"]["command"] if flag.startswith("--shutdown-timeout="))
+    assert int(shutdown.partition("=")[2]) < grace
 
 
 def test_the_door_is_the_same_in_compose_and_on_kubernetes() -> None:

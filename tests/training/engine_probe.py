@@ -13,8 +13,8 @@ from engine_steps import Steps
 from torch.distributed.tensor import DTensor
 
 from lineage.errors import GoldpathError
-from training.config import Resources
 from training.processes import Processes, end_at_once, join_processes, leave_processes
+from training.resources import Resources
 
 
 def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[str, Any]:

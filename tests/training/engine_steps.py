@@ -13,12 +13,13 @@ from torch.distributed.tensor import DTensor
 from training.batches import PackedRows, rows_of_step, share_of
 from training.blocks import place_blocks
 from training.checkpoint import Checkpoints
-from training.config import ModelConfig, Resources, TrainingConfig
+from training.config import ModelConfig, TrainingConfig
 from training.engine import Engine, make_engine
 from training.manifest import Progress
 from training.model import build_model, plain_model
 from training.objectives import Objective
 from training.processes import Processes
+from training.resources import Resources
 from training.scoring import Scorer
 from training.vocabulary import Vocabulary
 

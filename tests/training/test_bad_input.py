@@ -15,10 +15,11 @@ from lineage.job import load_stage
 from lineage.section import parse
 from lineage.stage import STARTED
 from training.batches import PackedRows
-from training.config import ModelConfig, Resources, TrainingConfig, TrainingJob
+from training.config import ModelConfig, TrainingConfig, TrainingJob
 from training.model import build_model
 from training.placement import require_possible
 from training.processes import Processes, join_processes
+from training.resources import Resources
 from training.scoring import Scorer
 from training.stage import check_division
 from training.vocabulary import Vocabulary

@@ -12,11 +12,12 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from lineage.errors import BadInput
 from training.attention import choose_attention
-from training.config import Resources, TrainingConfig
+from training.config import TrainingConfig
 from training.document_attention import NAME
 from training.engine import SingleEngine
 from training.float8 import convert_to_float8
 from training.processes import Processes
+from training.resources import Resources
 
 CPU = torch.device("cpu")
 

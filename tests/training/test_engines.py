@@ -96,7 +96,7 @@ def test_an_error_on_the_first_rank_ends_all(alone: tuple[Command, Path], tmp_pa
     code, _, errors = command.run(job, out, processes=2)
     assert code == 1  # torchrun's own
     assert f"error: {out}: cannot be written" in errors
-    assert f"rank 1: {out}: cannot be written" in errors
+    assert f"rank 1: {out}: cannot be written" not in errors  # it is said once
 
 
 @pytest.mark.slow

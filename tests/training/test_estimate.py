@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny_training import SEQ_LEN
 
-from training.config import ModelConfig, Resources, TrainingConfig
+from training.config import ModelConfig, TrainingConfig
 from training.estimate import Place, Stage, estimate, memory_of
 from training.fit import cheapest_fit
 from training.flops import arithmetic_of
 from training.model import build_model, count_parameters
 from training.rehearsal import rehearse
+from training.resources import Resources
 from training.scoring import Scorer
 from training.skeleton import skeleton
 from training.vocabulary import Vocabulary
@@ -44,7 +45,7 @@ def test_a_skeleton_of_any_architecture_is_read_from_a_folder(tmp_path: Path) ->
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=200, n_positions=64))
     model.config.save_pretrained(tmp_path)
-    bare = skeleton(ModelConfig(), tmp_path, 200, stage().training)
+    bare = skeleton(ModelConfig(), tmp_path, 200, stage().training, "none")
     assert count_parameters(bare) == count_parameters(model)
     assert arithmetic_of(bare).body == 2 * 12 * 32 * 32  # Chowdhery et al.'s N, without vectors
     assert rehearse(bare, rows=2, seq_len=32, targets=64, half=False).peak > 0
@@ -67,7 +68,7 @@ def test_a_rehearsal_counts_what_the_real_pass_keeps(packed_data: Path) -> None:
     targets = torch.zeros(100, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         scores = Scorer(model).train()(tokens, torch.arange(SEQ_LEN).expand(4, -1), targets, targets)
-    vocabulary = model.get_input_embeddings().num_embeddings
+    asked = replace(asked, vocabulary=model.get_input_embeddings().num_embeddings)
     seen = rehearse(asked.skeleton(), rows=4, seq_len=SEQ_LEN, targets=100, half=False)
     assert seen.kept == pytest.approx(sum(kept.values()) + scores.nbytes, rel=0.1)
 

@@ -9,9 +9,10 @@ import yaml
 from tiny_training import Command
 
 from lineage.errors import BadInput
-from training.config import Resources, TrainingConfig
+from training.config import TrainingConfig
 from training.deepspeed_file import execution_options
 from training.launch_files import settle
+from training.resources import Resources
 
 FILES = Path(__file__).parent / "launch_files"
 RECIPE = {"objective": "sft", "steps": 8, "rows_per_step": 4, "accumulation": 2, "learning_rate": 3e-3, "warmup_steps": 1}
