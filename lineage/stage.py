@@ -18,6 +18,7 @@ from lineage.changes import Change, find_changes
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import canonical_json, list_files, sha256_file, sha256_text, sync_file, sync_folder, write_json
 from lineage.job import Job
+from lineage.memory import peak_resident_bytes
 from lineage.record import RECORD, Metric, Parent, Record, read_record, verify_outputs, write_record
 from lineage.stamp import make_stamp
 
@@ -110,7 +111,7 @@ class StageRun:
             started_at=self._started_at,
             seconds=round(time.monotonic() - self._start, 3),
             cpu_seconds=round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
-            peak_memory_bytes=max(u.ru_maxrss for u in usage) * 1024,  # Linux counts ru_maxrss in KiB
+            peak_memory_bytes=max(peak_resident_bytes(), usage[1].ru_maxrss * 1024),  # Linux counts ru_maxrss in KiB
         )
         self.finished = write_record(self.out, record)
         (self.out / STARTED).unlink(missing_ok=True)

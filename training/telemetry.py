@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 
 from lineage.files import canonical_json, sha256_text, write_atomic
 from lineage.job import Job
+from lineage.memory import peak_resident_bytes
 from training.attempts import begin_attempt
 from training.clock import OTHER, PARTS
 from training.config import TrainingConfig
@@ -194,7 +194,7 @@ class Telemetry:
             "mfu": round(self.gauge.utilisation(span), 4),
             "step_seconds": round(sum(span.seconds.values()) / span.steps, 6),
             **{part + SECONDS: round(span.seconds[part] / span.steps, 6) for part in (*PARTS, OTHER)},
-            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
+            "memory_bytes": peak_resident_bytes(),
             PRODUCTIVE: round(self._productive, 3),
             "goodput": round(self._attempts.goodput(self._productive, now), 4),
             "restarts": self._attempts.restarts,
