@@ -88,8 +88,14 @@ def describe(rank: int, failure: "ProcessFailure") -> str:
 
 
 def _has_been_said(failures: "dict[int, ProcessFailure]") -> bool:
-    """Whether rank 0 is here, and has told the error itself."""
-    word = read_word(Path(failures[0].error_file)) if 0 in failures else None
+    """Whether rank 0 is here, and has told the error itself.
+
+    It may have been ended before it failed on its own, and then torchrun does not name it; its file lies beside the others'.
+    """
+    rank, failure = next(iter(failures.items()))
+    if rank != failure.local_rank:  # rank 0 is on another node
+        return False
+    word = read_word(Path(failure.error_file).parents[1] / "0" / Path(failure.error_file).name)
     return word is not None and word.is_final
 
 
