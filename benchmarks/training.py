@@ -197,7 +197,8 @@ class Bench:
     def theirs(self, objective: str, rows: str, options: dict[str, Any]) -> dict[str, float]:
         """Trains with a peer; returns the same."""
         work = tempfile.mkdtemp(dir=self.folder, prefix="theirs-")
-        command = [sys.executable, "-m", "benchmarks.peers", objective, "--model", str(self.folder / "model")]
+        peers = str(Path(__file__).with_name("peers.py"))
+        command = [sys.executable, peers, objective, "--model", str(self.folder / "model")]
         command += ["--rows", str(self.folder / rows), "--steps", str(STEPS[self.size]), "--work", work]
         said = run([*command, "--options", json.dumps(options)])
         result: dict[str, float] = json.loads(said.splitlines()[-1])
