@@ -192,7 +192,7 @@ class Bench:
         seconds = self.ours("dpo", rows_per_step=rows_per_step)["step_seconds"]
         train = PackedRows(self.folder / "data", "dpo", "train")
         everything = train.batch(range(train.num_rows))
-        return rows_per_step * len(everything.pairs) / train.num_rows / seconds
+        return rows_per_step * len(everything.examples) / train.num_rows / seconds
 
     def theirs(self, objective: str, rows: str, options: dict[str, Any]) -> dict[str, float]:
         """Trains with a peer; returns the same."""
