@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
+from typing import Self
 
 from lineage.garbage import collect_seldom, end_uncollected
 
@@ -24,6 +25,12 @@ class GoldpathError(Exception):
     """An error that a person can act on. Its text is all that the person sees: never a traceback."""
 
     exit_code = ExitCode.ERROR
+    is_shared = False  # every process of a run meets it at the same point, so they can end together
+
+    def met_together(self) -> Self:
+        """Returns the error, marked as one that every process of the run meets."""
+        self.is_shared = True
+        return self
 
 
 class BadInput(GoldpathError):

@@ -112,6 +112,10 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
         if isinstance(error, LostConnection):
             print(f"rank {processes.rank}: {error}", file=sys.stderr)
             end_at_once(error.exit_code)
+        if processes.world > 1 and not (error.is_shared or isinstance(error, SaidByFirst)):
+            # The others are in the middle of something: whatever is asked of them now would collide with it.
+            print(f"{'error' if processes.is_first else f'rank {processes.rank}'}: {error}", file=sys.stderr)
+            end_at_once(error.exit_code)
         leave_processes(failed=True)
         if processes.is_first:
             raise error from None

@@ -104,6 +104,19 @@ class PackedRows:
             raise BadInput(self.path, "", "does not hold a weight or judgement for every document", "pack it again")
         self.segments_per_row = (highest + 2) // 2 * 2
 
+    def require_learnable(self, vocabulary: int) -> None:
+        """Refuses rows that no model of that many tokens can learn from.
+
+        Raises:
+            BadInput: a token that the tokenizer does not have, or no target at all.
+        """
+        tokens, labels = self._tensors["input_ids"], self._tensors["labels"]
+        if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary or int(labels.max()) >= vocabulary:
+            problem = f"holds tokens outside of the tokenizer's {vocabulary}"
+            raise BadInput(self.path, "input_ids", problem, "run the data stage again with this tokenizer")
+        if int(labels.max()) < 0:
+            raise BadInput(self.path, "labels", "holds no token to learn", "look at the rows' answers")
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Reads rows, in this order. No rows give a batch of one blank row, for a process that has to keep pace."""
         index = torch.as_tensor(list(rows) or [0])

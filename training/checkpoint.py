@@ -12,7 +12,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,7 +30,14 @@ from lineage.errors import BadInput, GoldpathError
 from lineage.files import sync_file, sync_folder, write_json
 from training.engine import Engine, ReadRange
 from training.hardware import Precision
-from training.manifest import MANIFEST, CheckpointManifest, Progress, find_checkpoints, step_of
+from training.manifest import (
+    MANIFEST,
+    CheckpointManifest,
+    Progress,
+    checkpoint_folders,
+    find_checkpoints,
+    step_of,
+)
 from training.processes import Processes
 
 TEMPORARY = ".writing"
@@ -118,17 +125,46 @@ class Checkpoints:
         found = self.processes.on_first(self._newest_verified)
         if found is None:
             return Progress()
-        folder, progress = found
+        folder, manifest = found
+        progress = manifest.progress
+        if manifest.fingerprint == self._own and manifest.precision != engine.precision:
+            raise BadInput(
+                folder / MANIFEST,
+                "precision",
+                f"is {manifest.precision}, and this run computes in {engine.precision}",
+                "set the precision that it began with, in the recipe or in the launcher's file",
+            )
         with ExitStack() as stack:
-            engine.restore(_range_reader(folder, stack, engine.processes.device), progress.updates)
+            read, sizes = _range_reader(folder, manifest.files, stack, engine.processes.device)
+            engine.restore(read, progress.updates)
+        self._require_sizes(folder, engine, sizes)
         _restore_rng(folder, self.processes.rank)
         return progress
 
-    def _newest_verified(self) -> tuple[Path, Progress] | None:
+    @property
+    def _own(self) -> str:
+        return next(iter(self.fingerprints))
+
+    def _require_sizes(self, folder: Path, engine: Engine, sizes: Mapping[str, int]) -> None:
+        """Refuses a checkpoint of a larger model, whose tensors would be read in part where a change of it was allowed."""
+        ends = {f"{piece.part}/{piece.name}": piece.start + len(piece.values) for piece in engine.pieces()}
+        needed: dict[str, int] = {}
+        for share in self.processes.gather(ends):
+            needed |= {key: max(end, needed.get(key, 0)) for key, end in share.items()}
+        for key, end in needed.items():
+            if sizes.get(key, end) != end:
+                raise BadInput(
+                    folder,
+                    key,
+                    f"holds {sizes[key]:,} numbers, but the model has {end:,}",
+                    "undo the change of the model: its checkpoints are of no use to another one",
+                )
+
+    def _newest_verified(self) -> tuple[Path, CheckpointManifest] | None:
         found_any = False
         for found in find_checkpoints(self.folder, verify=True):
             found_any = True
-            if found.manifest is not None and found.manifest.fingerprint not in self.fingerprints:
+            if found.manifest is not None and not found.problem and found.manifest.fingerprint not in self.fingerprints:
                 raise BadInput(
                     found.folder / MANIFEST,
                     "fingerprint",
@@ -137,7 +173,7 @@ class Checkpoints:
                 )
             if found.manifest is not None and not found.problem:
                 print(f"continuing from {found.folder.name}", file=sys.stderr)
-                return found.folder, found.manifest.progress
+                return found.folder, found.manifest
             print(f"{found.folder}: {found.problem}; falling back to the checkpoint before it", file=sys.stderr)
         if found_any:
             raise GoldpathError(f"{self.folder}: no checkpoint is whole. Fix: delete that folder to start again")
@@ -145,13 +181,14 @@ class Checkpoints:
 
     def _publish(self, manifest: CheckpointManifest) -> None:
         temporary, final = self.folder / TEMPORARY, self.folder / f"step-{manifest.progress.step:06d}"
-        write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
+        sealed = manifest.model_copy(update={"digest": manifest.expected_digest()})
+        write_json(temporary / MANIFEST, sealed.model_dump(mode="json"))
         if final.exists():  # a damaged one that was passed over, or one that this run repeats
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)
         # Later ones are damaged: this run passed them over. They must not push out the ones that are whole.
-        known = sorted(self.folder.glob("step-*"), key=step_of)
+        known = sorted(checkpoint_folders(self.folder), key=step_of)
         later, here = [path for path in known if step_of(path) > manifest.progress.step], known.index(final) + 1
         for old in [*later, *known[: max(0, here - self.keep)]]:
             shutil.rmtree(old)
@@ -209,11 +246,16 @@ def _outcome(files: "Future[dict[str, FileEntry]]") -> dict[str, FileEntry] | st
         return str(error)
 
 
-def _range_reader(folder: Path, stack: ExitStack, device: torch.device) -> ReadRange:
-    """Returns a function that reads any range of any saved tensor, from as many processes' files as hold parts of it."""
+def _range_reader(
+    folder: Path, names: Collection[str], stack: ExitStack, device: torch.device
+) -> tuple[ReadRange, dict[str, int]]:
+    """Returns a function that reads any range of any saved tensor, and the tensors' sizes.
+
+    A tensor may lie in pieces in as many files as there were processes.
+    """
     index: dict[str, list[tuple[int, int, Any]]] = {}
-    for path in sorted(folder.glob("rank-*.safetensors")):
-        file = stack.enter_context(safe_open(path, framework="pt"))
+    for name in sorted(name for name in names if name.endswith(".safetensors")):
+        file = stack.enter_context(safe_open(folder / name, framework="pt"))
         for key, start in (file.metadata() or {}).items():
             (length,) = file.get_slice(key).get_shape()
             index.setdefault(key, []).append((int(start), int(start) + length, file))
@@ -227,7 +269,7 @@ def _range_reader(folder: Path, stack: ExitStack, device: torch.device) -> ReadR
             raise GoldpathError(f"{folder}: `{key}` holds {len(values)} of the {stop - start} values asked for")
         return values.to(device)
 
-    return read
+    return read, {key: max(stop for _, stop, _ in ranges) for key, ranges in index.items()}
 
 
 def _overlaps(ranges: list[tuple[int, int, Any]], key: str, start: int, stop: int) -> Iterator[Tensor]:

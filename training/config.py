@@ -192,7 +192,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32", "fp8"] = "auto"
     on_bad_step: Literal["halt", "skip", "rewind"] = "halt"
     spike_deviations: Annotated[float, Field(ge=0)] = 0.0
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     log_every: Positive = 10
     validate_every: Count = 0
     checkpoint_every: Count = 100

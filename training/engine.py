@@ -134,6 +134,11 @@ class Engine(ABC):
         by_token = frozenset(id(p) for module in (*tables, causal.get_output_embeddings()) for p in module.parameters())
         return make_optimizers(self.trained, by_token, self.config)
 
+    @property
+    def overflows(self) -> int:
+        """How many updates fp16's loss scale has discarded by itself."""
+        return self.loss_scale.skipped if self.loss_scale else 0
+
     def scale_figures(self) -> dict[str, float]:
         """Returns what the history tells of fp16: the loss scale, and how many updates overflowed and were skipped."""
         return {"loss_scale": self.loss_scale.scale, "skipped_updates": self.loss_scale.skipped} if self.loss_scale else {}

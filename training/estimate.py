@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lineage.errors import BadInput
 from training.attention import choose_attention, set_attention
 from training.config import ModelConfig, ObjectiveName, TrainingConfig
 from training.flops import Arithmetic, arithmetic_of
@@ -172,6 +173,9 @@ def memory_of(stage: Stage, place: Place) -> Memory:
     with their gradients and the fp32 buffers that these are reduced in.
     """
     training, resources = stage.training, stage.resources
+    if training.rows_per_step % (resources.processes * training.accumulation):
+        problem = f"is {training.rows_per_step}, no multiple of {resources.processes} processes x accumulation"
+        raise BadInput("recipe", f"{training.objective}.rows_per_step", problem, "raise it, or take fewer processes")
     precision = stage.precision(place.gpu)
     divided = DIVIDED[resources.engine]
     sharded, half, zero = "weights" in divided, precision != "fp32", resources.engine in ZERO_ENGINES
@@ -203,7 +207,7 @@ def memory_of(stage: Stage, place: Place) -> Memory:
     optimizer = share("optimizer", STATE_BYTES[training.optimizer] * trained)
     away = resources.offload if place.gpu else "none"  # in the memory of the machine, not of its GPU
     return Memory(
-        weights=0 if away == "all" else weights,
+        weights=0 if away == "all" else weights - (share("optimizer", 4 * trained) if masters and away != "none" else 0),
         gradients=gradients,
         optimizer=0 if away != "none" else optimizer,
         activations=seen.kept - logits,
@@ -216,9 +220,9 @@ def memory_of(stage: Stage, place: Place) -> Memory:
 def _rehearse(stage: Stage, model: "PreTrainedModel", precision: Precision, gpu: bool, keep_gradients: bool) -> Pass:
     training = stage.training
     rows = training.rows_per_step // (stage.resources.processes * training.accumulation)
-    device, plain = torch.device("cuda" if gpu else "cpu"), plain_model(model)
+    device, plain, asked = torch.device("cuda" if gpu else "cpu"), plain_model(model), stage.resources.attention
     if plain._supports_sdpa:
-        set_attention(plain, choose_attention("auto", device, precision, stage.seq_len, plain.config))
+        set_attention(plain, choose_attention(asked, device, precision, stage.seq_len, plain.config))
     return rehearse(
         model,
         rows=rows,

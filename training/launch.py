@@ -90,7 +90,7 @@ def describe(rank: int, failure: "ProcessFailure") -> str:
 def _has_been_said(failures: "dict[int, ProcessFailure]") -> bool:
     """Whether rank 0 is here, and has told the error itself.
 
-    It may have been ended before it failed on its own, and then torchrun does not name it; its file lies beside the others'.
+    It may have been ended before it failed by itself, and then torchrun does not name it; its file lies beside the others.
     """
     rank, failure = next(iter(failures.items()))
     if rank != failure.local_rank:  # rank 0 is on another node

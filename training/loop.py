@@ -3,6 +3,7 @@
 import signal
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from statistics import fmean
 from typing import NoReturn
 
@@ -104,6 +105,7 @@ class Loop:
             with clock("data"):
                 batch = data.batch(part).to(self.processes.device)
             loss += self.engine.learn(batch, partial(share, batch), last=number == len(turns))
+        overflows = self.engine.overflows
         with clock("optimizer"):
             norm = self.engine.clip()
         size = (everything.tokens, everything.input_ids.numel(), len(everything.targets))
@@ -111,7 +113,7 @@ class Loop:
         self.progress = self.progress.after(everything.tokens)
         fault = self.judge(figures)
         if fault:
-            self.pass_over(figures, fault)
+            self.pass_over(already_counted=self.engine.overflows > overflows)
         else:
             with clock("optimizer"):
                 self.engine.apply(figures.rate)
@@ -137,11 +139,16 @@ class Loop:
             self.telemetry.log_bad_step(result, fault, config.on_bad_step)
         return fault
 
-    def pass_over(self, figures: "StepFigures", fault: str) -> None:
-        """Leaves the weights as they were before a bad step, or as they were in the newest checkpoint; the data goes on."""
+    def pass_over(self, already_counted: bool) -> None:
+        """Leaves the weights as they were before a bad step, or as they were in the newest checkpoint; the data goes on.
+
+        Args:
+            already_counted: the loss scale has discarded this very update, and counts it (`Engine.restore`).
+        """
         now = self.progress
         self.engine.forget()
-        self.progress = now.model_copy(update={"passed_over": now.passed_over + 1, "bad_in_a_row": now.bad_in_a_row + 1})
+        passed_over = now.passed_over + (not already_counted)
+        self.progress = now.model_copy(update={"passed_over": passed_over, "bad_in_a_row": now.bad_in_a_row + 1})
         if self.config.on_bad_step == "rewind":
             self.checkpoints.commit()
             before = self.checkpoints.load_newest(self.engine)
@@ -158,7 +165,7 @@ class Loop:
         raise GoldpathError(
             f"{result}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
             f"{self.train.data.path}, or pass such steps over with `on_bad_step: skip` or `rewind`"
-        )
+        ).met_together()
 
     def log(self) -> None:
         """Reads the figures of the steps since the last time. Only here does the CPU wait for a GPU.
@@ -191,6 +198,12 @@ class Loop:
         """Scores the validation rows, and logs the result."""
         with self.engine.clock("validation"):
             figures = validate(self.engine, self.validation, self.watchdog.beat)
+        if not all(isfinite(figure) for figure in figures.values()):
+            self.checkpoints.commit()
+            raise GoldpathError(
+                f"step {self.progress.step}: the validation gave {figures}. Fix: look at the rows of "
+                f"{self.validation.data.path}; where the weights are at fault, lower `learning_rate`"
+            ).met_together()
         if self.telemetry:
             self.telemetry.log_validation({"step": self.progress.step, **figures})
 

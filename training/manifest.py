@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lineage.bundle import FileEntry, describe_file
 from lineage.errors import BadInput
+from lineage.files import canonical_json, sha256_text
 from lineage.section import Section, parse
 from training.hardware import Precision
 
@@ -41,12 +42,23 @@ class Progress(Section):
 
 
 class CheckpointManifest(Section):
-    """What a whole checkpoint consists of, whose it is, and in which precision the run computes."""
+    """What a whole checkpoint consists of, whose it is, and in which precision the run computes.
+
+    Attributes:
+        fingerprint: the identity of the stage.
+        files: what lies beside the manifest.
+        digest: sha256 over everything above, so that a manifest with a flipped bit is none.
+    """
 
     fingerprint: str
     precision: Precision
     progress: Progress
     files: dict[str, FileEntry]
+    digest: str = ""
+
+    def expected_digest(self) -> str:
+        """Returns the sha256 of all that the manifest says."""
+        return sha256_text(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
 
 
 @dataclass(frozen=True)
@@ -76,8 +88,7 @@ def find_checkpoints(folder: Path, verify: bool) -> Iterator[Found]:
         folder: `<stage's folder>/.checkpoints`.
         verify: read every byte and compare it with the manifest; else only look whether there is one.
     """
-    folders = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
-    for path in sorted(folders, key=step_of, reverse=True):
+    for path in sorted(checkpoint_folders(folder), key=step_of, reverse=True):
         manifest = read_manifest(path)
         problem = "has no readable manifest" if manifest is None else ""
         if manifest is not None and verify:
@@ -85,23 +96,33 @@ def find_checkpoints(folder: Path, verify: bool) -> Iterator[Found]:
         yield Found(path, manifest, problem)
 
 
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Returns the folders that are named as checkpoints are; copies that somebody put beside them are none."""
+    return [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+
+
 def read_manifest(folder: Path) -> CheckpointManifest | None:
     """Returns a checkpoint's manifest, None where there is none that can be read."""
     try:
         value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return parse(CheckpointManifest, value, folder / MANIFEST)
-    except (OSError, ValueError, BadInput):
+    except (OSError, ValueError, RecursionError, BadInput):
         return None
 
 
 def first_damage(folder: Path, manifest: CheckpointManifest) -> str:
     """Returns what is wrong with a checkpoint's bytes, "" if nothing is."""
+    if manifest.digest != manifest.expected_digest() or manifest.progress.step != step_of(folder):
+        return "has a damaged manifest"
     for name, entry in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            return f"misses {name}"
-        if describe_file(path) != entry:
-            return f"has other bytes in {name} than its manifest says"
+        try:
+            if not path.is_file():
+                return f"misses {name}"
+            if describe_file(path) != entry:
+                return f"has other bytes in {name} than its manifest says"
+        except OSError as error:
+            return f"cannot be read ({name}: {error.strerror})"
     return ""
 
 

@@ -100,7 +100,7 @@ class Processes:
                 known = error if isinstance(error, GoldpathError) else GoldpathError(f"rank 0: {error!r}")
                 if self.world > 1:
                     dist.broadcast_object_list([None, (str(known), known.exit_code)])
-                raise
+                raise known.met_together() from None
         if self.world > 1:
             dist.broadcast_object_list(outcome)
             if outcome[1]:
@@ -123,7 +123,7 @@ class Processes:
             failure, caught = (f"{place}{error}", error.exit_code), error
         failures = [one for one in self.gather(failure) if one]
         if caught and self.is_first:
-            raise caught
+            raise caught.met_together()
         if failures:
             raise SaidByFirst(*failures[0])
         return result[0]

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from lineage.errors import GoldpathError
-from training.engine import AUTOCAST, SingleEngine
+from training.engine import AUTOCAST, ReadRange, SingleEngine
 from training.model import blocks_of
 
 
@@ -44,6 +44,12 @@ class Fsdp2Engine(SingleEngine):
 
     def whole_norm(self, norm: Tensor) -> Tensor:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def restore(self, read: ReadRange, updates: int) -> None:
+        for part in self.scorer.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # a forward pass without backward leaves the root's weights gathered, and so out of date
+        super().restore(read, updates)
 
     def local_range(self, tensor: Tensor) -> tuple[int, Tensor]:
         """FSDP2 divides the first dimension as `torch.chunk` does: ceil(rows / world) rows each, the last ones fewer."""

@@ -58,7 +58,10 @@ def train_stage(
     def build() -> Scorer:
         regularise = Regularisation(training.label_smoothing, training.z_loss)
         model = build_model(config.model, base, vocabulary, training, train.seq_len)
-        return Scorer(model, regularise, collisions=training.objective == "dpo" and training.dpo_wpo)
+        wants_collisions = training.objective == "dpo" and training.dpo_wpo
+        return Scorer(
+            model, regularise, wants_collisions
+        ).train()  # a loaded model is not, and a resumed run validates late
 
     def card(figures: Mapping[str, Metric]) -> str:
         return model_card(job, training, parameters, data_version(job), figures)
@@ -78,6 +81,9 @@ def train_stage(
         learnt = make_objective(engine, train, "train", watchdog.beat)
         validated = make_objective(engine, validation, "validation", watchdog.beat)
         progress = checkpoints.load_newest(engine)
+        if progress.step > training.steps:
+            problem = f"is {training.steps}, but the newest checkpoint is of step {progress.step}"
+            raise BadInput("job.yaml", "config.training.steps", problem, "raise it, or choose a new version")
         telemetry = Telemetry(job, training, out, progress, gauge) if processes.is_first else None
         finished = False
         try:
@@ -190,7 +196,10 @@ def _rows_of_run(config: TrainingConfig, data: PackedRows) -> list[int]:
 
 def _read_data(folder: Path, objective: ObjectiveName) -> tuple[PackedRows, PackedRows, Vocabulary]:
     train, validation = (PackedRows(folder, objective, split) for split in ("train", "validation"))
-    return train, validation, Vocabulary(folder / "tokenizer")
+    vocabulary = Vocabulary(folder / "tokenizer")
+    for rows in (train, validation):
+        rows.require_learnable(vocabulary.size)
+    return train, validation, vocabulary
 
 
 def _data_folder(job: Job) -> Path:

@@ -44,7 +44,12 @@ class Vocabulary:
         self.special = self._special_ids(folder / "tokenizer_config.json")
 
     def _special_ids(self, path: Path) -> dict[str, int]:
-        names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            names = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if not isinstance(names, dict):
+                raise ValueError("no object")
+        except ValueError as error:
+            raise BadInput(path, "", f"is not JSON as tokenizers write it ({error})", "run the data stage again") from None
         found = {}
         for role in ("bos_token", "eos_token", "pad_token"):
             token = names.get(role)

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,7 +54,7 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        with self._stacks.open("w", encoding="utf-8") as file:
+        with suppress(OSError), self._stacks.open("w", encoding="utf-8") as file:  # a full disk is no reason to hang on
             faulthandler.dump_traceback(file)
         error = GoldpathError(
             f"nothing happened for {self._seconds} s in {self._doing}; {self._stacks} says where each thread hangs. "

@@ -70,6 +70,7 @@ class ZeroEngine(Engine):
         self.stage = int(self.resources.engine[-1])
         if processes.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        os.environ.setdefault("LOCAL_RANK", "0")  # it insists on one, also where it is alone
         import deepspeed
 
         # Its shared-memory all-reduce for CPUs is compiled on first use, for up to 90 s with gcc; gloo needs no compiler.

@@ -53,6 +53,27 @@ def test_a_change_that_is_allowed_by_name_continues_and_the_record_tells(killed:
     assert "changes.json" in json.loads((out / "record.json").read_text())["outputs"]
 
 
+@pytest.mark.parametrize("damage", ["torn", "missing"])
+def test_a_run_whose_start_is_not_on_record_keeps_its_checkpoints(killed: tuple[Command, Path], damage: str) -> None:
+    command, out = killed
+    if damage == "torn":
+        (out / "started.json").write_text('{"finger')
+    else:
+        (out / "started.json").unlink()
+    code, _, errors = command.run(command.job("pretrain", **LONG), out)
+    assert code == 0, errors
+    assert "continuing from step-" in errors
+
+
+def test_a_model_of_another_size_takes_no_part_of_a_checkpoint(killed: tuple[Command, Path]) -> None:
+    command, out = killed
+    job = command.job("pretrain", **LONG)
+    job.write_text(job.read_text().replace('"intermediate_size": 64', '"intermediate_size": 32'))
+    code, errors = allow(command, job, out, "model")
+    assert code == 2
+    assert "numbers, but the model has" in errors
+
+
 def test_other_data_is_refused_unless_allowed(killed: tuple[Command, Path]) -> None:
     command, out = killed
     generator = torch.Generator().manual_seed(99)

@@ -85,7 +85,9 @@ def test_any_division_reads_what_any_other_wrote(checkpoints: Checkpoints, parts
     for rank, (start, stop) in enumerate([(0, 4), (4, 4), (4, 10)]):  # the second process holds nothing of it
         _copy_share(checkpoints.folder, rank, OneTensor(start, stop))
     with ExitStack() as stack:
-        read = _range_reader(checkpoints.folder, stack, torch.device("cpu"))
+        names = [path.name for path in checkpoints.folder.iterdir()]
+        read, sizes = _range_reader(checkpoints.folder, names, stack, torch.device("cpu"))
+        assert sizes == {"weight/w": 10}
         for start, stop in parts:
             assert read("w", "weight", start, stop).tolist() == list(range(start, stop))
         with pytest.raises(GoldpathError, match="holds 1 of the 2 values"):

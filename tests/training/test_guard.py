@@ -128,6 +128,23 @@ def test_a_bad_step_leaves_no_trace(packed_data: Path, tmp_path: Path, policy: s
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+def test_a_bad_step_that_fp16_discards_too_counts_once(packed_data: Path, tmp_path: Path) -> None:
+    loop = make_loop(packed_data, tmp_path, on_bad_step="skip", precision="fp16")
+    loop.run()
+    scale = loop.engine.loss_scale
+    assert scale is not None
+    assert scale.skipped >= 1
+    assert loop.progress.updates == STEPS  # `Engine.restore` takes the discarded ones off
+    assert loop.progress.passed_over == 0
+
+
+def test_a_validation_that_is_no_number_ends_the_run(packed_data: Path, tmp_path: Path) -> None:
+    loop = make_loop(packed_data, tmp_path, bad=False)
+    loop.validation = Poisoned(loop.validation.data, rows=frozenset({0}))
+    with pytest.raises(GoldpathError, match="the validation gave"):
+        loop.run()
+
+
 def test_by_default_a_bad_step_ends_the_run_and_names_its_rows(packed_data: Path, tmp_path: Path) -> None:
     loop = make_loop(packed_data, tmp_path, log_every=1)
     with pytest.raises(GoldpathError, match=rf"step {BAD_STEP + 1}: loss nan.*training rows \d+.*on_bad_step: skip"):

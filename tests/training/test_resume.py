@@ -82,6 +82,36 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted: tuple[Command, Path,
     assert sha256_file(out / WEIGHTS) == sha256_file(reference / WEIGHTS)
 
 
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_dpo_of_all_weights_continues_exactly_on_shards(engine: str, packed_data: Path, tmp_path: Path) -> None:
+    command = Command(packed_data, tmp_path)
+    code, _, errors = command.run(command.job("pretrain"), tmp_path / "base")
+    assert code == 0, errors
+    resources = {"processes": 2, "engine": engine, "device": "cpu"}
+    options = {"steps": 6, "rows_per_step": 4, "checkpoint_every": 3, "learning_rate": 0.01}
+    job = command.job("dpo", base=tmp_path / "base", resources=resources, **options)
+    code, _, errors = command.run(job, tmp_path / "whole", processes=2)
+    assert code == 0, errors
+    out = rewound(tmp_path / "whole", tmp_path / "continued")
+    shutil.rmtree(out / ".checkpoints" / "step-000006")
+    code, _, errors = command.run(job, out, processes=2)
+    assert code == 0, errors
+    assert "continuing from step-000003" in errors
+    assert sha256_file(out / WEIGHTS) == sha256_file(tmp_path / "whole" / WEIGHTS)
+
+
+def test_a_manifest_with_a_flipped_bit_is_damage(uninterrupted: tuple[Command, Path, Path], tmp_path: Path) -> None:
+    command, job, reference = uninterrupted
+    out = rewound(reference, tmp_path / "out")
+    manifest = out / ".checkpoints" / "step-000060" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"tokens": ', '"tokens": 1'))
+    shutil.copytree(out / ".checkpoints" / "step-000055", out / ".checkpoints" / "step-000055.bak")
+    code, _, errors = command.run(job, out)
+    assert code == 0, errors
+    assert "step-000060: has a damaged manifest" in errors
+    assert sha256_file(out / WEIGHTS) == sha256_file(reference / WEIGHTS)
+
+
 def test_history_of_work_that_was_lost_is_cut(uninterrupted: tuple[Command, Path, Path], tmp_path: Path) -> None:
     command, job, reference = uninterrupted
     out = rewound(reference, tmp_path / "out")
