@@ -181,8 +181,7 @@ class Checkpoints:
 
     def _publish(self, manifest: CheckpointManifest) -> None:
         temporary, final = self.folder / TEMPORARY, self.folder / f"step-{manifest.progress.step:06d}"
-        sealed = manifest.model_copy(update={"digest": manifest.expected_digest()})
-        write_json(temporary / MANIFEST, sealed.model_dump(mode="json"))
+        write_json(temporary / MANIFEST, manifest.sealed().model_dump(mode="json"))
         if final.exists():  # a damaged one that was passed over, or one that this run repeats
             shutil.rmtree(final)
         temporary.rename(final)

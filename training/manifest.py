@@ -60,6 +60,10 @@ class CheckpointManifest(Section):
         """Returns the sha256 of all that the manifest says."""
         return sha256_text(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
 
+    def sealed(self) -> "CheckpointManifest":
+        """Returns the manifest with its digest."""
+        return self.model_copy(update={"digest": self.expected_digest()})
+
 
 @dataclass(frozen=True)
 class Found:

@@ -26,7 +26,7 @@ def plant(stage: Path, step: int) -> Path:
         progress=Progress(step=step, tokens=10 * step),
         files={WEIGHTS: describe_file(folder / WEIGHTS)},
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, manifest.sealed().model_dump(mode="json"))
     return folder
 
 
