@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lineage.bundle import MANIFEST
-from lineage.errors import BadInput
+from lineage.errors import BadInput, GoldpathError
 from lineage.job import Job
 from lineage.record import RECORD, Metric, read_record
 from training.batches import PackedRows, rows_of_step
@@ -140,6 +140,8 @@ def check_division(training: TrainingConfig, processes: Processes, data: PackedR
 def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     """Returns the stage's metrics from its history, so that a resumed run reports the whole run."""
     losses, accuracies = history.values("validation_loss"), history.values("preference_accuracy")
+    if not history.values("loss"):
+        raise GoldpathError("every step was a bad one, so nothing was learnt. Fix: lower `learning_rate`, or look at the rows")
     metrics: dict[str, Metric] = {
         "loss": history.values("loss")[-1],
         "validation_loss_before": losses[0],
