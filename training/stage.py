@@ -141,7 +141,9 @@ def summarise(history: History, training: TrainingConfig) -> dict[str, Metric]:
     """Returns the stage's metrics from its history, so that a resumed run reports the whole run."""
     losses, accuracies = history.values("validation_loss"), history.values("preference_accuracy")
     if not history.values("loss"):
-        raise GoldpathError("every step was a bad one, so nothing was learnt. Fix: lower `learning_rate`, or look at the rows")
+        raise GoldpathError(
+            "every step was a bad one, so nothing was learnt. Fix: lower `learning_rate`, or look at the rows"
+        )
     metrics: dict[str, Metric] = {
         "loss": history.values("loss")[-1],
         "validation_loss_before": losses[0],
