@@ -61,14 +61,14 @@ def read_accelerate(path: Path) -> Said:
     )  # fmt: skip
     _read_dynamo(said, values)
     if engine == "fsdp2":
-        _read_fsdp(said, values.get("fsdp_config") or {})
+        _read_fsdp(said, said.section(values, "fsdp_config"))
     if kind == "DEEPSPEED":
-        _read_deepspeed(said, values.get("deepspeed_config") or {})
+        _read_deepspeed(said, said.section(values, "deepspeed_config"))
     return said
 
 
 def _read_dynamo(said: Said, values: dict[str, Any]) -> None:
-    options = values.get("dynamo_config") or {}
+    options = said.section(values, "dynamo_config")
     backend = str(options.get("dynamo_backend", values.get("dynamo_backend", "no"))).lower()
     compiles = as_choice(said, "dynamo_config.dynamo_backend", backend, {"no": False, "false": False, "inductor": True})
     said.resources["compile"] = (compiles, "dynamo_config.dynamo_backend")

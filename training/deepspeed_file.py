@@ -55,13 +55,13 @@ def read_deepspeed(path: Path) -> Said:
             said.training[RECIPE[key]] = (value, key)
         elif key in UNUSED:
             said.unused.append(key)
-        elif key in SECTIONS and not isinstance(value, dict):
-            raise said.refuse(key, "is no section", "write it as DeepSpeed's documentation does")
-    _read_zero(said, values.get("zero_optimization", {}))
+    _read_zero(said, said.section(values, "zero_optimization"))
     _read_precision(said, values)
-    _read_optimizer(said, values.get("optimizer"))
-    _read_scheduler(said, values.get("scheduler"))
-    accumulated = values.get("data_types", {}).get("grad_accum_dtype", AUTO)
+    if "optimizer" in values:
+        _read_optimizer(said, said.section(values, "optimizer"))
+    if "scheduler" in values:
+        _read_scheduler(said, said.section(values, "scheduler"))
+    accumulated = said.section(values, "data_types").get("grad_accum_dtype", AUTO)
     as_choice(said, "data_types.grad_accum_dtype", accumulated, {AUTO: 0, "fp32": 0})
     return said
 
@@ -106,7 +106,7 @@ def _read_zero(said: Said, zero: dict[str, Any]) -> None:
             raise _unknown(said, "zero_optimization.", key, PLACEMENT | ZERO_EXECUTION | ZERO_UNUSED)
     places = {}
     for key in ("offload_optimizer", "offload_param"):
-        device = (zero.get(key) or {}).get("device", "none")
+        device = said.section(zero, f"zero_optimization.{key}").get("device", "none")
         places[key] = as_choice(said, f"zero_optimization.{key}.device", device, {"none": False, "cpu": True, AUTO: False})
     if places["offload_param"] and not places["offload_optimizer"]:
         problem = "is `cpu` while offload_optimizer is not"
@@ -119,10 +119,11 @@ def _read_zero(said: Said, zero: dict[str, Any]) -> None:
 def _read_precision(said: Said, values: dict[str, Any]) -> None:
     enabled: dict[str, bool | str] = {"fp16": False, "bf16": False}
     for section in ("fp16", "bf16", "bfloat16"):
-        options = values.get(section, {})
+        options = said.section(values, section)
         name = section.replace("bfloat16", "bf16")
-        enabled[name] = enabled[name] or options.get("enabled", False)
-        if section == "fp16" and options.get("loss_scale", 0) not in (0, AUTO) and options.get("enabled", False):
+        asked = as_choice(said, f"{section}.enabled", options.get("enabled", False), {True: True, False: False, AUTO: AUTO})
+        enabled[name] = enabled[name] or asked
+        if section == "fp16" and options.get("loss_scale", 0) not in (0, AUTO) and asked:
             raise said.refuse("fp16.loss_scale", "is a fixed scale, and Goldpath's is dynamic", "write 0")
         said.unused += [f"{section}.{option}" for option in options if option not in ("enabled", "loss_scale")]
     chosen = [name for name, value in enabled.items() if value is True]
@@ -134,11 +135,9 @@ def _read_precision(said: Said, values: dict[str, Any]) -> None:
         said.training["precision"] = ("fp32", "fp16.enabled, bf16.enabled")
 
 
-def _read_optimizer(said: Said, optimizer: dict[str, Any] | None) -> None:
-    if optimizer is None:
-        return
+def _read_optimizer(said: Said, optimizer: dict[str, Any]) -> None:
     as_choice(said, "optimizer.type", optimizer.get("type", "AdamW"), {"AdamW": 0, "Adam": 0, AUTO: 0})
-    for key, value in optimizer.get("params", {}).items():
+    for key, value in said.section(optimizer, "optimizer.params").items():
         if key in OPTIMIZER:
             said.training[OPTIMIZER[key]] = (tuple(value) if isinstance(value, list) else value, f"optimizer.params.{key}")
         elif key == "eps":
@@ -148,12 +147,10 @@ def _read_optimizer(said: Said, optimizer: dict[str, Any] | None) -> None:
     said.training["optimizer"] = ("adamw", "optimizer.type")
 
 
-def _read_scheduler(said: Said, scheduler: dict[str, Any] | None) -> None:
-    if scheduler is None:
-        return
+def _read_scheduler(said: Said, scheduler: dict[str, Any]) -> None:
     schedule = as_choice(said, "scheduler.type", scheduler.get("type", AUTO), {**SCHEDULES, AUTO: AUTO})
     said.training["schedule"] = (schedule, "scheduler.type")
-    for key, value in scheduler.get("params", {}).items():
+    for key, value in said.section(scheduler, "scheduler.params").items():
         if key in SCHEDULER:
             said.training.setdefault(SCHEDULER[key], (value, f"scheduler.params.{key}"))
         elif key == "warmup_min_lr":

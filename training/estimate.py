@@ -12,6 +12,8 @@ from training.config import ModelConfig, ObjectiveName, TrainingConfig
 from training.flops import Arithmetic, arithmetic_of
 from training.hardware import Precision, quickest_precision
 from training.model import blocks_of, count_parameters, plain_model
+from training.placement import require_possible
+from training.quantize import Nf4Linear
 from training.rehearsal import Pass, rehearse
 from training.resources import ZERO_ENGINES, EngineName, Resources
 from training.skeleton import skeleton
@@ -37,6 +39,9 @@ DIVIDED: dict[EngineName, frozenset[str]] = {
     "zero2": frozenset({"optimizer", "gradients"}),
     "zero3": frozenset({"optimizer", "gradients", "weights"}),
 }
+NF4_BYTES = (
+    0.516  # per weight: 4 bits and the doubly quantised scale of each block of 64 (Dettmers et al. 2023); never divided
+)
 STATE_BYTES = {"adamw": 8, "adamw_8bit": 2, "muon": 4}  # per trained weight; Muon's matrices have one moment
 # Resident memory of a process that trains a model of 20,000 weights: interpreter and libraries.
 PROCESS_BYTES = 445_000_000
@@ -176,6 +181,7 @@ def memory_of(stage: Stage, place: Place) -> Memory:
     if training.rows_per_step % (resources.processes * training.accumulation):
         problem = f"is {training.rows_per_step}, no multiple of {resources.processes} processes x accumulation"
         raise BadInput("recipe", f"{training.objective}.rows_per_step", problem, "raise it, or take fewer processes")
+    require_possible(resources, training)
     precision = stage.precision(place.gpu)
     divided = DIVIDED[resources.engine]
     sharded, half, zero = "weights" in divided, precision != "fp32", resources.engine in ZERO_ENGINES
@@ -203,7 +209,9 @@ def memory_of(stage: Stage, place: Place) -> Memory:
         working += gradients
     libraries = (LIBRARY_BYTES["peft"] if training.lora_rank else 0) + (LIBRARY_BYTES["deepspeed"] if zero else 0)
     masters = zero and precision == "bf16"  # fp32 ones in the optimizer, bf16 ones in the layers
-    weights = share("weights", (2 if masters else 4) * total) + (share("optimizer", 4 * trained) if masters else 0)
+    packed = sum(part.in_features * part.out_features for part in model.modules() if isinstance(part, Nf4Linear))
+    weights = share("weights", (2 if masters else 4) * (total - packed)) + round(NF4_BYTES * packed)
+    weights += share("optimizer", 4 * trained) if masters else 0
     optimizer = share("optimizer", STATE_BYTES[training.optimizer] * trained)
     away = resources.offload if place.gpu else "none"  # in the memory of the machine, not of its GPU
     return Memory(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from training.estimate import DIVIDED, Place, Stage, memory_of
+from training.placement import possible
 
 RECOMPUTE = "activation_checkpointing: full"
 LORA_RANK = 16
@@ -19,7 +20,7 @@ def cheapest_fit(stage: Stage, place: Place) -> str:
     if place.memory_bytes is None:
         return ""
     for words, changed in _changes(stage, place.gpu):
-        if memory_of(changed, place).total <= place.memory_bytes:
+        if possible(changed.resources, changed.training) and memory_of(changed, place).total <= place.memory_bytes:
             return words
     return ""
 
@@ -43,7 +44,7 @@ def _changes(stage: Stage, gpu: bool) -> Iterator[tuple[str, Stage]]:
         sharing = recomputing.model_copy(update={"processes": number, "engine": "fsdp2"})
         where = "GPU" if gpu else "machine like this one"
         yield f"{words}, each process on a {where}", replace(_train(checkpointed, accumulation=turns), resources=sharing)
-    if not training.lora_rank:
+    if not training.lora_rank and training.optimizer != "muon":  # it trains whole matrices
         words = f"lora_rank: {LORA_RANK}, {RECOMPUTE}, accumulation: {rows}, which trains adapters alone"
         yield words, _train(checkpointed, lora_rank=LORA_RANK, accumulation=rows)
 

@@ -35,6 +35,20 @@ class Said:
         """Returns the error about one of the file's keys."""
         return BadInput(self.path, key, problem, fix)
 
+    def section(self, within: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Returns a section of the file, {} where it is absent or null.
+
+        Args:
+            key: with the sections that it lies in, as the error names it; its last part is looked up.
+
+        Raises:
+            BadInput: it is something else than a section.
+        """
+        value = within.get(key.rpartition(".")[2])
+        if value is not None and not isinstance(value, dict):
+            raise self.refuse(key, f"is `{value}`, and no section", "write it as the launcher's documentation does")
+        return value or {}
+
 
 def settle(
     resources: Resources, training: TrainingConfig, where: Path | str, tell: bool = True

@@ -3,6 +3,7 @@
 Dividing by the count over *all* processes and micro-batches makes the update the same however the step is divided.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class PreferenceObjective(Objective):
+class PreferenceObjective(Objective, ABC):
     """What losses on answers have in common.
 
     Attributes:
@@ -77,9 +78,9 @@ class PreferenceObjective(Objective):
         losses = self.losses(batch, scores)
         return losses.sum() if batch.weights is None else (losses * batch.weights).sum()
 
+    @abstractmethod
     def losses(self, batch: Batch, scores: Tensor) -> Tensor:
         """Returns the loss of every example of a batch, (examples,)."""
-        raise NotImplementedError
 
     def sums(self, batch: Batch, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the summed log-probabilities of all documents by the policy and by the reference, (documents,) each."""
