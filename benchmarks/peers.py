@@ -1,7 +1,7 @@
 """The peers of training.py, each run as a process of its own: TRL's SFT and DPO trainers, transformers' Trainer.
 
 >>> python -m benchmarks.peers sft --model MODEL --rows chats.jsonl --steps 6 --options '{"packing": true}'
-{"tokens_per_second": 2520.1, "step_seconds": 0.8}
+{"tokens_per_second": 2520.1, "step_seconds": 0.8, "ends": [...]}
 """
 
 import argparse
@@ -29,7 +29,8 @@ def main() -> None:
     trainer.train()
     seconds, tokens = clock.seconds[UNCOUNTED:], clock.tokens[UNCOUNTED:]
     speeds = [count / second for count, second in zip(tokens, seconds, strict=True)]
-    print(json.dumps({"tokens_per_second": statistics.median(speeds), "step_seconds": statistics.median(seconds)}))
+    medians = {"tokens_per_second": statistics.median(speeds), "step_seconds": statistics.median(seconds)}
+    print(json.dumps(medians | {"ends": clock.ends}))
 
 
 class Clock:
@@ -38,10 +39,12 @@ class Clock:
     Attributes:
         seconds: of each step.
         tokens: of each step.
+        ends: when each step had ended, before anything was saved.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.ends: list[float] = []
         self.tokens: list[int] = []
         self._begin, self._seen = 0.0, 0
 
@@ -56,7 +59,8 @@ class Clock:
 
     def end(self) -> None:
         """A step has ended."""
-        self.seconds.append(time.perf_counter() - self._begin)
+        self.ends.append(time.perf_counter())
+        self.seconds.append(self.ends[-1] - self._begin)
         self.tokens.append(self._seen)
 
 

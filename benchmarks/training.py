@@ -21,10 +21,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks.figure import at_least, emit
+from benchmarks.figure import at_least, emit, observed
 from flows.launch import SPINS, STAGE_ENVIRONMENT
 from lineage.privacy import TELEMETRY_OFF
 from training.batches import PackedRows
+from training.telemetry import METRICS, read_rows
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
 NUM_ROWS = 1200
@@ -49,6 +50,7 @@ TRL_BEST = {
 TRAINER = {"per_device_train_batch_size": 4, "bf16": True, "gradient_checkpointing": False}
 SFT_LIMITS = {"11 M": (1.8, 1.25), "110 M": (1.4, 1.1)}
 DPO_LIMIT, PRETRAIN_LIMIT = 1.5, 1.15
+MFU_LIMITS, ROOFLINE = {"110 M": 60.0}, "% of the measured bf16 matrix-multiply peak"
 
 
 def main() -> None:
@@ -81,12 +83,13 @@ def measure_sft(bench: "Bench", runs: int) -> None:
         "default": lambda: bench.theirs("sft", "chats.jsonl", default),
         "best": lambda: bench.theirs("sft", "chats.jsonl", best),
     }
-    speed = interleave(sides, runs, "tokens_per_second")
+    speed, mfu = interleave(sides, runs, "tokens_per_second")
     name = f"SFT at {bench.size} parameters"
     limits = SFT_LIMITS[bench.size]
     for side, what, limit in (("default", "TRL as it comes", limits[0]), ("best", f"TRL with {words(best)}", limits[1])):
         peer = f"{what}: {speed[side]:,.0f} useful tokens/s; ours: {speed['ours']:,.0f}"
         emit(at_least(f"{name}, against TRL's {side}", speed["ours"] / speed[side], "times", limit, peer, runs))
+    emit(observed(f"{name}, share of the roofline", 100 * mfu, ROOFLINE, "", runs))
 
 
 def measure_dpo(bench: "Bench", runs: int) -> None:
@@ -97,10 +100,11 @@ def measure_dpo(bench: "Bench", runs: int) -> None:
         return {"pairs": options["per_device_train_batch_size"] / seconds}
 
     best = max(TRL_BEST["dpo"], key=lambda options: theirs(options)["pairs"])
-    sides = {"ours": lambda: {"pairs": bench.pairs_per_second()}, "theirs": lambda: theirs(best)}
-    speed = interleave(sides, runs, "pairs")
+    speed, mfu = interleave({"ours": bench.our_pairs, "theirs": lambda: theirs(best)}, runs, "pairs")
     peer = f"TRL with {words(best)}: {speed['theirs']:.2f} pairs/s; ours: {speed['ours']:.2f}"
-    emit(at_least(f"DPO at {bench.size} parameters", speed["ours"] / speed["theirs"], "times", DPO_LIMIT, peer, runs))
+    name = f"DPO at {bench.size} parameters"
+    emit(at_least(name, speed["ours"] / speed["theirs"], "times", DPO_LIMIT, peer, runs))
+    emit(observed(f"{name}, share of the roofline", 100 * mfu, ROOFLINE, "", runs))
 
 
 def measure_pretrain(bench: "Bench", runs: int) -> None:
@@ -109,21 +113,29 @@ def measure_pretrain(bench: "Bench", runs: int) -> None:
         "ours": lambda: bench.ours("pretrain", rows_per_step=4),
         "theirs": lambda: bench.theirs("pretrain", "blocks.jsonl", TRAINER),
     }
-    speed = interleave(sides, runs, "tokens_per_second")
+    speed, mfu = interleave(sides, runs, "tokens_per_second")
     peer = f"transformers' Trainer: {speed['theirs']:,.0f} tokens/s; ours: {speed['ours']:,.0f}"
     name = f"pretraining at {bench.size} parameters"
     emit(at_least(name, speed["ours"] / speed["theirs"], "times", PRETRAIN_LIMIT, peer, runs))
+    figure = f"{name}, share of the roofline"
+    if limit := MFU_LIMITS.get(bench.size):
+        emit(at_least(figure, 100 * mfu, ROOFLINE, limit, "", runs))
+    else:
+        emit(observed(figure, 100 * mfu, ROOFLINE, "", runs))
 
 
-def interleave(sides: dict[str, Callable[[], dict[str, float]]], runs: int, figure: str) -> dict[str, float]:
-    """Runs all sides in turn, `runs` times; returns each one's median figure."""
+def interleave(sides: dict[str, Callable[[], dict[str, Any]]], runs: int, figure: str) -> tuple[dict[str, float], float]:
+    """Runs all sides in turn, `runs` times; returns each one's median figure, and our median MFU (0 where none is told)."""
     found: dict[str, list[float]] = {side: [] for side in sides}
+    shares = []
     for number in range(1, runs + 1):
         for side, measure in sides.items():
-            found[side].append(measure()[figure])
+            said = measure()
+            found[side].append(said[figure])
+            shares += [said["mfu"]] if "mfu" in said else []
         now = ", ".join(f"{side} {values[-1]:,.1f}" for side, values in found.items())
         print(f"round {number}: {now}", file=sys.stderr)
-    return {side: statistics.median(values) for side, values in found.items()}
+    return {side: statistics.median(values) for side, values in found.items()}, statistics.median(shares or [0.0])
 
 
 def words(options: dict[str, Any]) -> str:
@@ -156,52 +168,59 @@ class Bench:
             for name, kind in (("chats", "sft"), ("pairs", "preference"), ("texts", "pretrain"))
         ]
         data = {"sources": sources, "vocab_size": VOCABULARY, "seq_len": SEQ_LEN, "near_duplicate_threshold": 0}
-        run_stage(folder / "data", "data_contracts", {"stage": "data", "config": data})
+        run(stage_command("data_contracts", write_job(folder / "data", {"stage": "data", "config": data}), folder / "data"))
         first = {"objective": "pretrain", "steps": 1, "rows_per_step": 1, "validation_rows": 1, "checkpoint_every": 0}
         dimensions = MODELS[size] | {"max_positions": 1024}
-        run_stage(folder / "first", "training", training_job(folder, "pretrain", first, model=dimensions))
+        job = write_job(folder / "first", training_job(folder, "pretrain", first, model=dimensions))
+        run(stage_command("training", job, folder / "first"))
         (folder / "model").symlink_to(folder / "first" / "initial")
         packed = PackedRows(folder / "data", "pretrain", "train")
         write_lines(folder / "blocks.jsonl", packed.batch(range(packed.num_rows)).input_ids.tolist())
         return cls(size, folder)
 
-    def ours(self, objective: str, **options: Any) -> dict[str, float]:
-        """Trains with the stage command; returns useful tokens/s and seconds of a step."""
+    def new_folder(self) -> Path:
+        """Returns a stage's output folder that nothing has used."""
+        return Path(tempfile.mkdtemp(dir=self.folder, prefix="ours-")) / "out"
+
+    def job(self, out: Path, objective: str, **options: Any) -> Path:
+        """Writes the job of a training stage that continues the model, and returns its file."""
         training = {
             "objective": objective,
-            "steps": STEPS[self.size],
             "learning_rate": 2e-5,
             "log_every": 1,
             "validation_rows": 1,
-            "checkpoint_every": 0,
             "precision": "bf16",
             **options,
         }
-        out = Path(tempfile.mkdtemp(dir=self.folder, prefix="ours-")) / "out"
-        run_stage(out, "training", training_job(self.folder, objective, training, base=self.folder / "model"))
-        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row][2:]
-        tokens = [row["tokens"] for row in rows if "loss" in row]
-        per_step = (tokens[-1] - tokens[0]) / (len(tokens) - 1)
-        speed = statistics.median(speeds)
-        return {"tokens_per_second": speed, "step_seconds": per_step / speed}
+        return write_job(out, training_job(self.folder, objective, training, base=self.folder / "model"))
 
-    def pairs_per_second(self) -> float:
-        """Trains DPO with the stage command; returns pairs per second, by the pairs that each packed row holds."""
+    def ours(self, objective: str, **options: Any) -> dict[str, float]:
+        """Trains with the stage command; returns useful tokens/s, seconds of a step, and MFU."""
+        out = self.new_folder()
+        job = self.job(out, objective, steps=STEPS[self.size], checkpoint_every=0, **options)
+        run(stage_command("training", job, out))
+        rows = [row for row in read_rows(out / METRICS) if "loss" in row]
+        speed, mfu = (statistics.median(row[figure] for row in rows[2:]) for figure in ("tokens_per_second", "mfu"))
+        per_step = (rows[-1]["tokens"] - rows[0]["tokens"]) / (len(rows) - 1)
+        return {"tokens_per_second": speed, "step_seconds": per_step / speed, "mfu": mfu}
+
+    def our_pairs(self) -> dict[str, float]:
+        """Trains DPO with the stage command; returns pairs per second, by the pairs that each packed row holds, and MFU."""
         rows_per_step = 4
-        seconds = self.ours("dpo", rows_per_step=rows_per_step)["step_seconds"]
+        found = self.ours("dpo", rows_per_step=rows_per_step)
         train = PackedRows(self.folder / "data", "dpo", "train")
         everything = train.batch(range(train.num_rows))
-        return rows_per_step * len(everything.examples) / train.num_rows / seconds
+        pairs = rows_per_step * len(everything.examples) / train.num_rows
+        return {"pairs": pairs / found["step_seconds"], "mfu": found["mfu"]}
 
-    def theirs(self, objective: str, rows: str, options: dict[str, Any]) -> dict[str, float]:
-        """Trains with a peer; returns the same."""
+    def theirs(self, objective: str, rows: str, options: dict[str, Any], steps: int | None = None) -> dict[str, Any]:
+        """Trains with a peer; returns useful tokens/s, seconds of a step, and the clock at the `ends` of the steps."""
         work = tempfile.mkdtemp(dir=self.folder, prefix="theirs-")
         peers = str(Path(__file__).with_name("peers.py"))
         command = [sys.executable, peers, objective, "--model", str(self.folder / "model")]
-        command += ["--rows", str(self.folder / rows), "--steps", str(STEPS[self.size]), "--work", work]
+        command += ["--rows", str(self.folder / rows), "--steps", str(steps or STEPS[self.size]), "--work", work]
         said = run([*command, "--options", json.dumps(options)])
-        result: dict[str, float] = json.loads(said.splitlines()[-1])
+        result: dict[str, Any] = json.loads(said.splitlines()[-1])
         return result
 
 
@@ -212,12 +231,22 @@ def training_job(folder: Path, stage: str, training: dict[str, Any], **more: Any
     return {"stage": stage, "config": {"model": more.get("model"), "training": training}, "parents": parents}
 
 
-def run_stage(out: Path, room: str, job: dict[str, Any]) -> None:
-    """Runs a stage command in a folder of its own."""
+def write_job(out: Path, job: dict[str, Any]) -> Path:
+    """Writes a stage's job beside its output folder, and returns the file."""
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.parent / f"{out.name}.job.yaml"
     path.write_text(yaml.safe_dump({"name": "bench", "version": "1", **job}), encoding="utf-8")
-    run([sys.executable, "-m", room, "--config", str(path), "--out", str(out)])
+    return path
+
+
+def stage_command(room: str, job: Path, out: Path) -> list[str]:
+    """Returns the command of a stage."""
+    return [sys.executable, "-m", room, "--config", str(job), "--out", str(out)]
+
+
+def stage_environment() -> dict[str, str]:
+    """Returns the environment that a flow gives its stages."""
+    return STAGE_ENVIRONMENT | {"GOMP_SPINCOUNT": SPINS} | os.environ | TELEMETRY_OFF | {"HF_HUB_OFFLINE": "1"}
 
 
 def run(command: list[str]) -> str:
@@ -226,8 +255,7 @@ def run(command: list[str]) -> str:
     Raises:
         RuntimeError: it failed; its last words are in the message.
     """
-    environment = STAGE_ENVIRONMENT | {"GOMP_SPINCOUNT": SPINS} | os.environ | TELEMETRY_OFF | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=stage_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done.stdout
