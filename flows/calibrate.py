@@ -5,11 +5,13 @@ import os
 import statistics
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flows.launch import STAGE_ENVIRONMENT, stage_command, waiting
-from lineage.errors import BadInput, GoldpathError
+from flows.launch import STAGE_ENVIRONMENT, said_error, stage_command, waiting
+from lineage.child import die_with_parent
+from lineage.errors import BadInput, ExitCode, GoldpathError
 from lineage.files import write_atomic, write_json
 from lineage.fingerprint import fingerprint
 from lineage.job import Job, dump_job
@@ -34,7 +36,7 @@ class Calibration(Section):
 
     Attributes:
         stage: the digest of everything that decides how long a step takes.
-        kind: device, precision, engine and processes; stages of one kind reach about the same speed.
+        kind: device, precision, engine and processes of a node; stages of one kind reach about the same speed.
         flops_per_second: the model's arithmetic, per process.
         memory_bytes: the resident peak of rank 0; on a GPU, of the GPU.
     """
@@ -51,6 +53,14 @@ class Calibrations(Section):
     calibrations: tuple[Calibration, ...] = ()
 
 
+class CalibrationFailed(GoldpathError):
+    """A calibration ended early. It says what the stage said; input that the stage refuses is bad input here too."""
+
+    def __init__(self, stage: str, code: int, said: str) -> None:
+        self.exit_code = ExitCode.BAD_INPUT if code == ExitCode.BAD_INPUT else ExitCode.ERROR
+        super().__init__(f"the calibration of `{stage}` ended with exit code {code}: {said}")
+
+
 def known_speed(settings: "Settings", stage: "Stage", place: "Place") -> tuple[float | None, str]:
     """Returns the measured arithmetic per second of one process, None where nothing was measured, and where it is from."""
     known = _read(settings).calibrations
@@ -62,7 +72,9 @@ def known_speed(settings: "Settings", stage: "Stage", place: "Place") -> tuple[f
 
 
 def calibrate(settings: "Settings", stage: "Stage", place: "Place") -> Calibration:
-    """Trains a stage's model for a few steps on made-up rows, in a process of its own, and remembers the speed.
+    """Trains a stage's model for a few steps, in processes of its own, and remembers the speed.
+
+    The rows are those of the stage's data version, else made-up ones. Of several nodes one node's share is trained here.
 
     Raises:
         GoldpathError: the stage ended with an error; it says what the stage said last.
@@ -71,32 +83,22 @@ def calibrate(settings: "Settings", stage: "Stage", place: "Place") -> Calibrati
     from training.flops import arithmetic_of
     from training.telemetry import METRICS, read_rows
 
+    one = share_of_node(stage)
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=settings.home) as folder:  # where there is room for a run
-        data, out = Path(folder) / "data", Path(folder) / "out"
-        training = stage.training
-        write_rows(data, training.objective, stage.vocabulary, stage.seq_len, training.rows_per_step, stage.base)
-        short = {"steps": STEPS, "warmup_steps": 0, "decay_steps": 0, "schedule": "constant", "log_every": 1}
-        short |= {"validate_every": 0, "checkpoint_every": 0, "validation_rows": 1}
-        job = Job(
-            name="calibration",
-            version="1",
-            stage=training.objective,
-            config={
-                "model": None if stage.base else stage.model.model_dump(mode="json") | {"base": ""},
-                "training": training.model_dump(mode="json") | short,
-            },
-            parents={"data": data} | ({"base": stage.base} if stage.base else {}),
-            resources=stage.resources.model_dump(mode="json"),
-        )
-        _run(job, out)
+        data, out = stage.rows.folder, Path(folder) / "out"
+        if data is None:
+            data = Path(folder) / "data"
+            training = one.training
+            write_rows(data, training.objective, stage.vocabulary, stage.seq_len, training.rows_per_step, stage.base)
+        _run(_job(one, data, Path(folder)), out)
         rows = [row for row in read_rows(out / METRICS) if "loss" in row]
     seconds = statistics.median(row["step_seconds"] - sum(row[part] for part in NOT_TRAINING) for row in rows[WARM_UP:])
-    work = stage.work(arithmetic_of(stage.skeleton()), stage.tokens_per_step)
+    work = one.computed(arithmetic_of(one.skeleton()))
     found = Calibration(
         stage=_digest(stage, place),
         kind=_kind(stage, place),
-        flops_per_second=work / (seconds * stage.resources.processes),
+        flops_per_second=work / (seconds * one.resources.processes),
         memory_bytes=rows[-1].get("gpu_memory_bytes") or rows[-1]["memory_bytes"],
     )
     others = [one for one in _read(settings).calibrations if one.stage != found.stage]
@@ -104,14 +106,65 @@ def calibrate(settings: "Settings", stage: "Stage", place: "Place") -> Calibrati
     return found
 
 
+def share_of_node(stage: "Stage") -> "Stage":
+    """Returns what one node of a stage trains: its processes, with the rows that each of them has at a time."""
+    nodes = stage.resources.nodes
+    resources = stage.resources.model_copy(update={"nodes": 1, "processes": stage.resources.processes // nodes})
+    rows = stage.micro_batch * stage.training.accumulation * resources.processes
+    return replace(stage, resources=resources, training=stage.training.model_copy(update={"rows_per_step": rows}))
+
+
+def _job(stage: "Stage", data: Path, folder: Path) -> Job:
+    """Returns a few steps of a stage as a job.
+
+    Args:
+        folder: where DeepSpeed's settings are written, where there are any.
+    """
+    short = {"steps": STEPS, "warmup_steps": 0, "decay_steps": 0, "schedule": "constant", "log_every": 1}
+    short |= {"validate_every": 0, "checkpoint_every": 0, "validation_rows": 1}
+    resources = stage.resources.model_dump(mode="json") | {"accelerate_config": ""}  # it is settled what that file says
+    if path := resources["deepspeed_config"]:
+        resources["deepspeed_config"] = str(folder / "deepspeed.json")
+        write_json(folder / "deepspeed.json", _how_deepspeed_goes_about_it(stage, path))
+    model: dict[str, Any] | None = stage.model.model_dump(mode="json")
+    if stage.base:
+        model = {"grow_vocabulary": True} if stage.counted and stage.model.grow_vocabulary else None
+    return Job(
+        name="calibration",
+        version="1",
+        stage=stage.training.objective,
+        config={"model": model, "training": stage.training.model_dump(mode="json") | short},
+        parents={"data": data} | ({"base": stage.base} if stage.base else {}),
+        reads={"data": ["tokenizer/*"]},  # what else it reads is no identity: nobody asks for this run again
+        resources=resources,
+    )
+
+
+def _how_deepspeed_goes_about_it(stage: "Stage", path: str) -> dict[str, Any]:
+    """Returns a DeepSpeed file without what it says of the recipe, such as its steps, which are fewer here."""
+    from training.deepspeed_file import execution_options
+
+    options, offload = execution_options(path), stage.resources.offload
+    engine = stage.resources.engine
+    placed: dict[str, Any] = {"stage": int(engine[-1]) if engine.startswith("zero") else 0}
+    if offload != "none":
+        placed["offload_optimizer"] = {"device": "cpu"}
+    if offload == "all":
+        placed["offload_param"] = {"device": "cpu"}
+    return options | {"zero_optimization": options["zero_optimization"] | placed}
+
+
 def _run(job: Job, out: Path) -> None:
     write_atomic(out / "job.yaml", dump_job(job))
     environment = STAGE_ENVIRONMENT | waiting(job.stage) | os.environ | TELEMETRY_OFF
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(stage_command(job, out), env=environment, capture_output=True, text=True, check=False)
+    command = stage_command(job, out)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, preexec_fn=die_with_parent()
+    )
     if done.returncode:
-        last = (done.stderr.strip() or "nothing").splitlines()[-1]
-        raise GoldpathError(f"the calibration of `{job.stage}` ended with exit code {done.returncode}: {last}")
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise CalibrationFailed(job.stage, done.returncode, said_error(said) or f"it last said: {said[-1]}")
 
 
 def _read(settings: "Settings") -> Calibrations:
@@ -126,7 +179,7 @@ def _read(settings: "Settings") -> Calibrations:
 
 def _kind(stage: "Stage", place: "Place") -> str:
     where = f"{_device(place)} {stage.precision(place.gpu)}"
-    return f"{where} {stage.resources.engine} x{stage.resources.processes}"
+    return f"{where} {stage.resources.engine} x{stage.resources.processes // stage.resources.nodes}"
 
 
 def _digest(stage: "Stage", place: "Place") -> str:
@@ -137,6 +190,7 @@ def _digest(stage: "Stage", place: "Place") -> str:
         "resources": stage.resources.model_dump(mode="json"),
         "vocabulary": stage.vocabulary,
         "seq_len": stage.seq_len,
+        "data": str(stage.rows.folder or ""),
     }
     return fingerprint("calibration", config, {"base": str(stage.base or "")})
 

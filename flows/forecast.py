@@ -1,6 +1,5 @@
 """What a recipe's training will take on this machine: memory, time, money; and whether it fits."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import psutil
 
 from flows.calibrate import known_speed
 from flows.plan import resolve_base
+from lineage.errors import BadInput
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -19,22 +19,29 @@ if TYPE_CHECKING:
 NVIDIA = Path("/dev/nvidia0")
 
 
-def forecast(recipe: "Recipe", objective: str, settings: "Settings") -> dict[str, Any]:
-    """Returns one training stage's parameters, memory (bytes, by part), arithmetic, time (seconds) and cost.
+def forecast(recipe: "Recipe", objective: str, settings: "Settings", data: Path | None = None) -> dict[str, Any]:
+    """Returns one training stage's parameters, memory (bytes, by part), rows, arithmetic, time (seconds) and cost.
 
     `speed` says what the time follows from: `calibrated` (this very stage was measured here), `device` (another one was),
-    or `table`.
+    or `table`. `rows` says whether they are those of the data version, or assumed.
+
+    Args:
+        data: the folder of the recipe's data stage, where it has finished.
     """
     from training.estimate import TOKENS_PER_PARAMETER, estimate
 
-    stage, place = stage_of(recipe, objective, settings), place_for(recipe.resources)
+    stage, place = stage_of(recipe, objective, settings, data), place_for(recipe.resources)
     rate, speed = known_speed(settings, stage, place)
     found = estimate(stage, place, rate)
+    rows = _rows(stage)
     view: dict[str, Any] = {
         "parameters": found.parameters,
         "trained_parameters": found.trained,
+        "precision": stage.precision(place.gpu),
+        "processes": recipe.resources.processes,
         "memory_bytes": found.memory.total,
         "memory": vars(found.memory),
+        "rows": rows,
         "tokens": found.tokens,
         "flops": found.flops,
         "seconds": found.seconds,
@@ -44,35 +51,95 @@ def forecast(recipe: "Recipe", objective: str, settings: "Settings") -> dict[str
         view["cost"] = price * found.seconds / 3600
     if place.memory_bytes is not None and found.memory.total > place.memory_bytes:
         view["warning"] = _does_not_fit(stage, place, found.memory.total)
+    if (nodes := recipe.resources.nodes) > 1:
+        view["nodes"] = nodes
+        view["note"] = (
+            f"each of {nodes} nodes is taken to be like this machine; what they tell each other over the network takes "
+            "further time that is not known here"
+        )
+    if not stage.rows.is_counted:
+        view["assumption"] = _assumption(stage)
     if objective == "pretrain":
         optimal = TOKENS_PER_PARAMETER * found.parameters
-        view["hint"] = f"{found.tokens:,} tokens; compute-optimal for {found.parameters:,} parameters are about {optimal:,}"
+        epochs = f" ({rows['epochs']:.3g} epochs of the data)" if "epochs" in rows else ""
+        view["hint"] = (
+            f"{found.tokens:,} tokens{epochs}; compute-optimal for {found.parameters:,} parameters are about {optimal:,} "
+            f"(Chinchilla), which is `steps: {-(-optimal // stage.tokens_per_step)}`"
+        )
     return view
 
 
-def stage_of(recipe: "Recipe", objective: str, settings: "Settings") -> "Stage":
-    """Returns a recipe's training stage as the training room knows it before it runs."""
+def stage_of(recipe: "Recipe", objective: str, settings: "Settings", data: Path | None = None) -> "Stage":
+    """Returns a recipe's training stage as the training room knows it before it runs.
+
+    Args:
+        data: the folder of the recipe's data stage, where it has finished.
+
+    Raises:
+        BadInput: the stage cannot be trained as the recipe says, or from that data.
+    """
+    from training.batches import PackedRows
     from training.estimate import Stage
+    from training.launch_files import settle
+    from training.row_shape import count_rows
 
     base = resolve_base(recipe, settings)
+    resources, training = settle(recipe.resources, getattr(recipe, objective), "recipe", tell=False)
+    counted = None
+    if data:
+        rows = PackedRows(data, training.objective, "train")
+        PackedRows(data, training.objective, "validation")  # or the stage would end before its first step
+        if rows.num_rows < resources.processes:
+            problem = f"holds {rows.num_rows} packed rows, fewer than the {resources.processes} processes"
+            raise BadInput(rows.path, "", problem, "use fewer processes, more data, or a smaller `data: seq_len`")
+        counted = count_rows(rows)
     return Stage(
         model=recipe.model,
-        training=getattr(recipe, objective),
-        resources=recipe.resources,
+        training=training,
+        resources=resources,
         base=base,
-        vocabulary=_vocabulary(base) if base else recipe.data.vocab_size,
-        seq_len=recipe.data.seq_len,
+        vocabulary=_vocabulary(recipe, base, data),
+        seq_len=counted.seq_len if counted else recipe.data.seq_len,
+        counted=counted,
     )
 
 
 def place_for(resources: "Resources") -> "Place":
-    """Returns where processes would run if they ran here."""
+    """Returns where processes would run if every node were like this machine."""
     from training.estimate import Place
 
     gpu = resources.device == "cuda" or (resources.device == "auto" and NVIDIA.exists())
-    threads = resources.threads or max(1, len(os.sched_getaffinity(0)) // resources.processes)
-    memory = _gpu_memory() if gpu else psutil.virtual_memory().total // resources.processes
+    processes = resources.processes // resources.nodes
+    threads = resources.threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    memory = _gpu_memory() if gpu else psutil.virtual_memory().total // processes
     return Place(gpu=gpu, threads=threads, memory_bytes=memory)
+
+
+def _rows(stage: "Stage") -> dict[str, Any]:
+    """Returns what an epoch of the data holds, or what a row is taken to hold."""
+    rows, learnt = stage.rows, stage.training.steps * stage.training.rows_per_step
+    if not rows.is_counted:
+        return {"counted": False, "target_share": rows.target_share}
+    number = len(rows.tokens)
+    return {
+        "counted": True,
+        "target_share": rows.target_share,
+        "rows": number,
+        "tokens": int(rows.tokens.sum()),
+        "targets": int(rows.targets.sum()),
+        "steps_per_epoch": number / stage.training.rows_per_step,
+        "epochs": learnt / number,
+    }
+
+
+def _assumption(stage: "Stage") -> str:
+    from training.row_shape import DOCUMENTS
+
+    what = {1: "one document", 2: "one pair"}[DOCUMENTS[stage.training.objective]]
+    return (
+        f"the data is not built yet, so rows are taken to be full, each {what}, with {stage.rows.target_share:.0%} of the "
+        "tokens to learn; after `goldpath run RECIPE --only data` they are counted"
+    )
 
 
 def _does_not_fit(stage: "Stage", place: "Place", needed: int) -> str:
@@ -100,6 +167,17 @@ def _gpu_memory() -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def _vocabulary(base: Path) -> int:
-    values = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    return int(values.get("text_config", values)["vocab_size"])
+def _vocabulary(recipe: "Recipe", base: Path | None, data: Path | None) -> int:
+    """Returns how many tokens the model will know: the data version's, else those that it will be made with."""
+    from training.model import config_of
+    from training.vocabulary import Vocabulary
+
+    rows = config_of(base).get_text_config().vocab_size if base else 0
+    own = recipe.data.tokenizer if recipe.model.grow_vocabulary or not base else ""
+    if data:
+        tokens = Vocabulary(data / "tokenizer").size
+    elif own:
+        tokens = Vocabulary(Path(own)).size + len(recipe.data.add_tokens)
+    else:
+        tokens = len(recipe.data.add_tokens) + Vocabulary(base).size if base else recipe.data.vocab_size
+    return max(tokens, rows)

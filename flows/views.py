@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.console import short
+from flows.console import say, short
 from flows.report import main_figure, stages
 from lineage.errors import BadInput, Tampered
 from lineage.files import sha256_file
@@ -37,14 +37,18 @@ def plan_view(settings: "Settings", where: str, version: str | None, measure: bo
 
     recipe = load_recipe(where, version)
     rows: list[dict[str, Any]] = []
+    data: Path | None = None
     for step in steps_of(recipe, settings):
         decision = decide(step, settings)
+        if step.stage == "data" and decision.action in ("done", "reuse"):
+            data = decision.source or step.out
         row: dict[str, Any] = {"stage": step.stage, "action": decision.action, "out": str(step.out)}
         row["source"] = str(decision.source) if decision.source else None
         if step.stage in recipe.objectives and decision.action not in ("done", "reuse"):
             if measure:
-                calibrate(settings, stage_of(recipe, step.stage, settings), place_for(recipe.resources))
-            row |= forecast(recipe, step.stage, settings)
+                say(step.stage, "trains a few steps to measure this machine")
+                calibrate(settings, stage_of(recipe, step.stage, settings, data), place_for(recipe.resources))
+            row |= forecast(recipe, step.stage, settings, data)
         rows.append(row)
     rows.append(
         {"stage": "gate", "action": "later", "out": str(settings.runs / recipe.name / recipe.version), "source": None}
@@ -60,12 +64,16 @@ def plan_table(view: dict[str, Any]) -> "RenderableType":
     for row in view["stages"]:
         happens = WHAT_WILL_HAPPEN[row["action"]] + (f" from {Path(row['source']).parent.name}" if row["source"] else "")
         rows.append([row["stage"], happens, *_takes(row)])
-        notes += [f"{row['stage']}: {row[key]}" for key in ("warning", "hint") if key in row]
+        notes += [f"{row['stage']}: {row[key]}" for key in ("warning", "hint", "assumption", "note") if key in row]
     tables = [table(f"{view['name']}@{view['version']}", ["stage", "what will happen", "memory", "time", "cost"], rows)]
     if training := [row for row in view["stages"] if "memory" in row]:
         lines = [["parameters", *(f"{row['parameters']:,}" for row in training)]]
         lines += [["of them trained", *(f"{row['trained_parameters']:,}" for row in training)]]
-        lines += [["tokens", *(f"{row['tokens']:,}" for row in training)]]
+        lines += [["tokens to read, with padding", *(f"{row['tokens']:,}" for row in training)]]
+        lines += [["rows of the data", *(_counted(row, "rows") for row in training)]]
+        lines += [["tokens of the data", *(_counted(row, "tokens") for row in training)]]
+        lines += [["of them learnt", *(_counted(row, "targets") for row in training)]]
+        lines += [["steps per epoch", *(_counted(row, "steps_per_epoch") for row in training)]]
         lines += [["FLOP", *(f"{row['flops']:.3g}" for row in training)]]
         lines += [
             [f"{part}, GiB", *(f"{row['memory'][part] / 2**30:.2f}" for row in training)] for part in training[0]["memory"]
@@ -230,6 +238,14 @@ def _takes(row: dict[str, Any]) -> list[str]:
     about = "" if row["speed"] == "calibrated" else "about "
     cost = f"{row['cost']:.2g}" if "cost" in row else "-"
     return [f"{row['memory_bytes'] / 2**30:.1f} GiB", f"{about}{timedelta(seconds=round(row['seconds']))}", cost]
+
+
+def _counted(row: dict[str, Any], figure: str) -> str:
+    """Returns a figure of the data version, `not built` before there is one."""
+    if not row["rows"]["counted"]:
+        return "not built"
+    number = row["rows"][figure]
+    return f"{number:,.1f}" if isinstance(number, float) else f"{number:,}"
 
 
 def _figures(metrics: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from training.config import ROW_KINDS, ObjectiveName
 TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
 SEGMENT_TENSORS = ("weights", "desirable")  # of some files: a figure per document
 NO_TARGET = -100  # the label of a token that is read but not learnt
+ROWS_AT_A_TIME = 1024  # that are counted, so that a large file is never in memory whole
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,17 @@ class PackedRows:
             raise BadInput(self.path, "input_ids", problem, "run the data stage again with this tokenizer")
         if int(labels.max()) < 0:
             raise BadInput(self.path, "labels", "holds no token to learn", "look at the rows' answers")
+
+    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns of each row, (rows,) int64: tokens without padding, targets, the sum of squared document lengths."""
+        found = []
+        for start in range(0, self.num_rows, ROWS_AT_A_TIME):
+            read = {name: tensor[start : start + ROWS_AT_A_TIME] for name, tensor in self._tensors.items()}
+            is_token = read["segment_ids"] >= 0
+            squares = (2 * read["position_ids"].long() + 1) * is_token  # 1 + 3 + 5 + … = length^2
+            found.append(torch.stack([is_token.sum(1), _target_mask(read).sum(1), squares.sum(1)]))
+        tokens, targets, squares = torch.cat(found, dim=1)
+        return tokens, targets, squares
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Reads rows, in this order. No rows give a batch of one blank row, for a process that has to keep pace."""

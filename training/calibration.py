@@ -10,41 +10,48 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from training.batches import NO_TARGET
 from training.config import ROW_KINDS, ObjectiveName
-from training.estimate import TARGET_SHARE
+from training.export import TOKENIZER_FILES
+from training.row_shape import DOCUMENTS, TARGET_SHARE
+from training.vocabulary import Vocabulary
 
-DOCUMENTS_PER_ROW = 8
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def write_rows(
     folder: Path, objective: ObjectiveName, vocabulary: int, seq_len: int, rows: int, base: Path | None = None
 ) -> None:
-    """Writes what the data stage would write: full rows of random tokens, and a tokenizer.
+    """Writes what the data stage would write: a tokenizer, and full rows of random tokens, divided as `plan` assumes it.
 
     Args:
-        vocabulary: how many tokens there are.
+        vocabulary: how many tokens there are; those of the base, where there is one.
         rows: training rows; one validation row comes with them.
         base: a model folder whose tokenizer is taken; without it, one of so many made-up words is written.
     """
     if base:
         (folder / "tokenizer").mkdir(parents=True)
-        for path in base.glob("*token*"):
+        for path in (path for name in TOKENIZER_FILES if (path := base / name).is_file()):
             shutil.copy(path, folder / "tokenizer")
+        vocabulary = Vocabulary(folder / "tokenizer").size  # a base may have more rows than tokens
     else:
         _write_tokenizer(folder / "tokenizer", vocabulary)
     generator = torch.Generator().manual_seed(0)
-    length = max(2, seq_len // DOCUMENTS_PER_ROW)
+    length = seq_len // DOCUMENTS[objective]
     place = torch.arange(seq_len)
     positions, segments = place % length, place // length
     for split, count in (("train", rows), ("validation", 1)):
-        tokens = torch.randint(len(SPECIAL), vocabulary, (count, seq_len), generator=generator)
-        is_prompt = positions < length * (1 - TARGET_SHARE[objective])
-        labels = tokens.masked_fill(is_prompt, NO_TARGET)
-        path = folder / "packed" / ROW_KINDS[objective] / f"{split}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        every = {"input_ids": tokens, "labels": labels, "position_ids": positions, "segment_ids": segments}
-        tensors = {name: values.int().expand(count, seq_len).contiguous() for name, values in every.items()}
-        save_file(tensors, path, metadata={"kind": ROW_KINDS[objective], "seq_len": str(seq_len)})
+        every = {"position_ids": positions, "segment_ids": segments}
+        answered = [split, f"{split}-mismatched"] if objective == "kto" else [split]
+        for name in answered:
+            tokens = torch.randint(min(len(SPECIAL), vocabulary - 1), vocabulary, (count, seq_len), generator=generator)
+            is_prompt = positions < length * (1 - TARGET_SHARE[objective])
+            every |= {"input_ids": tokens, "labels": tokens.masked_fill(is_prompt | (positions == 0), NO_TARGET)}
+            tensors = {key: values.int().expand(count, seq_len).contiguous() for key, values in every.items()}
+            if objective == "kto":
+                judgements = torch.arange(count * (int(segments.max()) + 1)) % 2  # good and bad ones in turn
+                tensors["desirable"] = judgements.view(count, -1).to(torch.int8)
+            path = folder / "packed" / ROW_KINDS[objective] / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, path, metadata={"kind": ROW_KINDS[objective], "seq_len": str(seq_len)})
 
 
 def _write_tokenizer(folder: Path, size: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lineage.errors import BadInput
 from training.attention import choose_attention, set_attention
-from training.config import ModelConfig, ObjectiveName, TrainingConfig
+from training.config import WITHOUT_REFERENCE, ModelConfig, TrainingConfig
 from training.flops import Arithmetic, arithmetic_of
 from training.hardware import Precision, quickest_precision
 from training.model import blocks_of, count_parameters, plain_model
@@ -16,6 +16,7 @@ from training.placement import require_possible
 from training.quantize import Nf4Linear
 from training.rehearsal import Pass, rehearse
 from training.resources import ZERO_ENGINES, EngineName, Resources
+from training.row_shape import RowShape, assumed_rows
 from training.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ START_SECONDS = 6.0  # imports, model, tokenizer
 # (Chowdhery et al. 2022, table 3).
 CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 150e9}
 GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12, "fp8": 125e12}
-# Of the tokens; prompts are read and not learnt.
-TARGET_SHARE: dict[ObjectiveName, float] = {"pretrain": 1.0, "sft": 0.5, "dpo": 0.5, "kto": 0.5}
 TOKENS_PER_PARAMETER = 20  # compute-optimal pretraining (Hoffmann et al. 2022, Chinchilla, table 3)
 # What each engine divides over the processes (Rajbhandari et al. 2020, ZeRO, figure 1).
 DIVIDED: dict[EngineName, frozenset[str]] = {
@@ -122,6 +121,7 @@ class Stage:
         base: the folder of an existing model; None for a new one.
         vocabulary: tokens of the tokenizer.
         seq_len: tokens of a packed row.
+        counted: the rows of the data version, where there is one.
     """
 
     model: ModelConfig
@@ -130,6 +130,12 @@ class Stage:
     base: Path | None
     vocabulary: int
     seq_len: int
+    counted: RowShape | None = None
+
+    @property
+    def rows(self) -> RowShape:
+        """What the packed rows are like: those of the data version, else what is assumed."""
+        return self.counted or assumed_rows(self.training.objective, self.seq_len)
 
     def precision(self, gpu: bool) -> Precision:
         """Returns what matrix products are computed in, where the run begins here."""
@@ -141,20 +147,61 @@ class Stage:
         """Positions of one update, padding included."""
         return self.training.rows_per_step * self.seq_len
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows that a process computes at a time.
+
+        Raises:
+            BadInput: the rows cannot be divided equally.
+        """
+        training, processes = self.training, self.resources.processes
+        if training.rows_per_step % (processes * training.accumulation):
+            problem = f"is {training.rows_per_step}, no multiple of {processes} processes x accumulation"
+            raise BadInput("recipe", f"{training.objective}.rows_per_step", problem, "raise it, or take fewer processes")
+        return training.rows_per_step // (processes * training.accumulation)
+
     def skeleton(self) -> "PreTrainedModel":
         """Returns the model on the meta device."""
-        return skeleton(self.model, self.base, self.vocabulary, self.training, self.resources.activation_checkpointing)
+        recompute = self.resources.activation_checkpointing
+        return skeleton(self.model, self.base, self.vocabulary, self.training, recompute, self.seq_len)
 
     def work(self, arithmetic: Arithmetic, tokens: int) -> float:
         """Returns the floating-point operations of training on so many positions."""
-        return arithmetic.training(tokens, round(tokens * TARGET_SHARE[self.training.objective]), self.seq_len)
+        return arithmetic.training(tokens, round(tokens * self.rows.target_share), self.seq_len)
+
+    def scoring(self, arithmetic: Arithmetic, rows: int) -> float:
+        """Returns the floating-point operations of scoring rows without learning from them."""
+        tokens = rows * self.seq_len
+        return arithmetic.scoring(tokens, round(tokens * self.rows.target_share), self.seq_len)
+
+    def computed(self, arithmetic: Arithmetic) -> float:
+        """Returns the floating-point operations of one update that a device really makes.
+
+        Beside the model's own: what the backward pass computes again, and the mismatched answers that KTO's zero point is
+        measured on.
+        """
+        again = self.resources.activation_checkpointing == "full"
+        passes = again + (self.training.objective == "kto" and self.training.kto_loss == "kto")
+        return self.work(arithmetic, self.tokens_per_step) + passes * self.scoring(arithmetic, self.training.rows_per_step)
+
+    def scored_rows(self) -> int:
+        """Returns how many rows are scored beside the updates: by validations, and by the reference at first."""
+        training, rows = self.training, self.rows
+        validations = 2 + (training.steps // training.validate_every if training.validate_every else 0)
+        compared = 2 if training.objective == "kto" and training.kto_loss == "kto" else 1  # with mismatched answers too
+        learnt = training.steps * training.rows_per_step
+        once = (min(learnt, len(rows.tokens)) if rows.is_counted else learnt) + training.validation_rows
+        has_reference = training.objective == "kto" or (
+            training.objective == "dpo" and training.dpo_loss not in WITHOUT_REFERENCE
+        )
+        return compared * (validations * training.validation_rows + (once if has_reference else 0))
 
 
 def estimate(stage: Stage, place: Place, flops_per_second: float | None = None) -> Estimate:
     """Estimates one stage.
 
     Args:
-        flops_per_second: useful arithmetic of one process, where it was measured (`goldpath plan --calibrate`).
+        flops_per_second: arithmetic of one process, where it was measured (`goldpath plan --calibrate`).
     """
     training, resources = stage.training, stage.resources
     model = stage.skeleton()
@@ -163,11 +210,9 @@ def estimate(stage: Stage, place: Place, flops_per_second: float | None = None) 
     tokens = training.steps * stage.tokens_per_step
     precision = stage.precision(place.gpu)
     table = GPU_FLOPS[precision] if place.gpu else CPU_FLOPS[precision] * place.threads
-    flops = stage.work(arithmetic, tokens)
-    validations = 2 + (training.steps // training.validate_every if training.validate_every else 0)
-    scored = stage.work(arithmetic, validations * training.validation_rows * stage.seq_len) / 3  # forward passes alone
-    seconds = START_SECONDS + (flops + scored) / ((flops_per_second or table) * resources.processes)
-    return Estimate(parameters, trained, memory_of(stage, place), tokens, flops, seconds)
+    computed = training.steps * stage.computed(arithmetic) + stage.scoring(arithmetic, stage.scored_rows())
+    seconds = START_SECONDS + computed / ((flops_per_second or table) * resources.processes)
+    return Estimate(parameters, trained, memory_of(stage, place), tokens, stage.work(arithmetic, tokens), seconds)
 
 
 def memory_of(stage: Stage, place: Place) -> Memory:
@@ -178,9 +223,7 @@ def memory_of(stage: Stage, place: Place) -> Memory:
     with their gradients and the fp32 buffers that these are reduced in.
     """
     training, resources = stage.training, stage.resources
-    if training.rows_per_step % (resources.processes * training.accumulation):
-        problem = f"is {training.rows_per_step}, no multiple of {resources.processes} processes x accumulation"
-        raise BadInput("recipe", f"{training.objective}.rows_per_step", problem, "raise it, or take fewer processes")
+    rows = stage.micro_batch
     require_possible(resources, training)
     precision = stage.precision(place.gpu)
     divided = DIVIDED[resources.engine]
@@ -193,9 +236,7 @@ def memory_of(stage: Stage, place: Place) -> Memory:
     def share(part: str, size: int) -> int:
         return size // resources.processes if part in divided else size
 
-    rows = training.rows_per_step // (resources.processes * training.accumulation)
-    targets = round(rows * stage.seq_len * TARGET_SHARE[training.objective])
-    logits = targets * stage.vocabulary * (2 if half else 4)
+    logits = stage.rows.most_targets(rows) * stage.vocabulary * (2 if half else 4)
     gradients = share("gradients", 4 * trained)
     # Gradients arise while activations go: what the peak holds beside them is neither's alone.
     working = max(0, seen.peak - seen.kept - (0 if sharded else gradients))
@@ -226,20 +267,20 @@ def memory_of(stage: Stage, place: Place) -> Memory:
 
 
 def _rehearse(stage: Stage, model: "PreTrainedModel", precision: Precision, gpu: bool, keep_gradients: bool) -> Pass:
-    training = stage.training
-    rows = training.rows_per_step // (stage.resources.processes * training.accumulation)
+    rows = stage.micro_batch
     device, plain, asked = torch.device("cuda" if gpu else "cpu"), plain_model(model), stage.resources.attention
-    if plain._supports_sdpa:
+    if asked != "auto" or plain._supports_sdpa:  # as `blocks.place_blocks` has it
         set_attention(plain, choose_attention(asked, device, precision, stage.seq_len, plain.config))
     return rehearse(
         model,
         rows=rows,
         seq_len=stage.seq_len,
-        targets=round(rows * stage.seq_len * TARGET_SHARE[training.objective]),
+        targets=stage.rows.most_targets(rows),
+        documents=stage.rows.longest_documents(rows),
         half=precision != "fp32",
         half_weights=not keep_gradients and precision == "bf16",
         keep_gradients=keep_gradients,
-        micro_batches=min(2, training.accumulation),
+        micro_batches=min(2, stage.training.accumulation),
     )
 
 

@@ -38,6 +38,10 @@ class Arithmetic:
         body = 4 * self.body + 2 * self.body_trained + 12 * self.attention * seq_len
         return float(tokens * body + targets * (4 * self.head + 2 * self.head_trained))
 
+    def scoring(self, tokens: int, targets: int, seq_len: int) -> float:
+        """Returns the floating-point operations of a forward pass alone."""
+        return float(tokens * (2 * self.body + 4 * self.attention * seq_len) + targets * 2 * self.head)
+
 
 def arithmetic_of(model: "PreTrainedModel") -> Arithmetic:
     """Counts a causal language model, with adapters or without, on any device (`meta` too), before it is divided."""

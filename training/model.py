@@ -47,12 +47,8 @@ def build_model(
             "name the stage to continue as parent `base`, or give the dimensions of a new model",
         )
     else:
-        model = _new_model(config, vocabulary)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
-    if limit is not None and limit < seq_len:
-        raise BadInput(
-            base or "job.yaml", "max_positions", f"is {limit}, but the packed rows have {seq_len} tokens", "raise it"
-        )
+        model = model_of(new_config(config, vocabulary.size, vocabulary.special))
+    require_positions(model, base, seq_len)
     return with_adapters(model, training, grown) if training.lora_rank else model
 
 
@@ -108,27 +104,59 @@ def new_config(config: ModelConfig, vocabulary_size: int, special: dict[str, int
     return made
 
 
-def _new_model(config: ModelConfig, vocabulary: Vocabulary) -> "PreTrainedModel":
+def model_of(config: "PreTrainedConfig") -> "PreTrainedModel":
+    """Returns a new causal language model in fp32, without dropout; on the meta device it has shapes alone.
+
+    Raises:
+        BadInput: the configuration's values make none.
+    """
     from transformers import AutoModelForCausalLM
 
-    made = _without_noise(new_config(config, vocabulary.size, vocabulary.special))
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_without_noise(config), dtype=torch.float32)
     except Exception as error:  # whatever the layers say of dimensions that do not fit
         raise BadInput(
-            "model.config", made.model_type, f"makes no causal language model ({_first_line(error)})", "correct it"
+            "model.config", config.model_type, f"makes no causal language model ({_first_line(error)})", "correct it"
         ) from None
     return model
 
 
-def _load_model(folder: Path) -> "PreTrainedModel":
+def config_of(folder: Path) -> "PreTrainedConfig":
+    """Reads the configuration of an existing model.
+
+    Raises:
+        BadInput: it is no model folder, or not one that is safe to load.
+    """
+    from transformers import AutoConfig
+
     _refuse_unsafe(folder)
-    from transformers import AutoConfig, AutoModelForCausalLM
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # each architecture checks its values in its own way
+        raise BadInput(folder / "config.json", "", f"is not valid ({_first_line(error)})", "give another base") from None
+    return config
+
+
+def require_positions(model: "PreTrainedModel", base: Path | None, seq_len: int) -> None:
+    """Checks that a model takes rows of that many tokens.
+
+    Raises:
+        BadInput: it does not.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # recurrent models have none
+    if limit is not None and limit < seq_len:
+        raise BadInput(
+            base or "job.yaml", "max_positions", f"is {limit}, but the packed rows have {seq_len} tokens", "raise it"
+        )
+
+
+def _load_model(folder: Path) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    config = _without_noise(config_of(folder))
     try:
-        config = _without_noise(AutoConfig.from_pretrained(folder, local_files_only=True))
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,

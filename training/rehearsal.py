@@ -5,7 +5,7 @@ count holds for any architecture, attention, adapter and checkpointing, and no f
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from training import document_attention
 from training.behaviour import Behaviour
+from training.model import plain_model
 from training.scoring import Scorer
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def rehearse(
     rows: int,
     seq_len: int,
     targets: int,
+    documents: Sequence[slice] = (),
     half: bool,
     half_weights: bool = False,
     keep_gradients: bool = True,
@@ -56,6 +59,7 @@ def rehearse(
 
     Args:
         rows, seq_len, targets: the micro-batch.
+        documents: where its documents lie in the flattened rows; none given: each row is one.
         half: matrix products in bf16.
         half_weights: the layers' own weights are bf16 too, as sharded engines have them.
         keep_gradients: gradients stay until the last micro-batch, else they go as soon as they are complete.
@@ -63,7 +67,7 @@ def rehearse(
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
         _materialise(model, torch.bfloat16 if half_weights else torch.float32)
-        scorer = _Rehearsed(model, behaviour=Behaviour(plain_head=True, keeps_apart=True))
+        scorer = _Rehearsed(model, documents or [slice(row * seq_len, (row + 1) * seq_len) for row in range(rows)])
         scorer.train()
         weights = live.bytes
         if not keep_gradients:
@@ -84,11 +88,48 @@ def rehearse(
 
 
 class _Rehearsed(Scorer):
-    """A scorer whose every row is one document: the most that attention can keep."""
+    """A scorer of tensors without numbers.
+
+    Args:
+        documents: where they lie in the flattened rows.
+    """
+
+    def __init__(self, model: "PreTrainedModel", documents: Sequence[slice]) -> None:
+        super().__init__(model, behaviour=_behaviour_of(plain_model(model)))
+        self._documents = list(documents)
 
     def documents(self, inputs: Mapping[str, Tensor]) -> list[slice]:
-        rows, seq_len = inputs["input_ids"].shape
-        return [slice(row * seq_len, (row + 1) * seq_len) for row in range(rows)]
+        return self._documents
+
+
+@torch.no_grad()
+def _behaviour_of(model: "PreTrainedModel") -> Behaviour:
+    """Returns how a model must be asked, as far as shapes tell it.
+
+    Its head is plain where the very storage that the decoder ends with goes into the output layer, and what that gives is
+    the result. Whether documents keep apart only numbers would show, so it is taken for granted.
+    """
+    decoder, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
+    if decoder is None or head is None:
+        return Behaviour(plain_head=False, keeps_apart=True)
+    seen: list[Tensor] = []
+    hooks = [
+        decoder.register_forward_hook(lambda _module, _inputs, output: seen.append(output.last_hidden_state)),
+        head.register_forward_hook(lambda _module, inputs, output: seen.extend([inputs[0], output])),
+    ]
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    inputs: dict[str, Any] = {"input_ids": tokens, "position_ids": tokens, "attention_mask": None, "use_cache": False}
+    if model.config._attn_implementation == document_attention.NAME:
+        inputs["documents"] = [slice(0, 2)]
+    try:
+        seen.append(model(**inputs).logits)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    storages = [tensor.untyped_storage()._cdata for tensor in seen]
+    return Behaviour(
+        plain_head=len(seen) == 4 and storages[0] == storages[1] and storages[2] == storages[3], keeps_apart=True
+    )
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,7 +143,11 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float32:
+            # Experts' products: devices compute them in fp32 too, only their description for fake tensors refuses to.
+            result = func(*(arg.bfloat16() for arg in args[:2]), *args[2:], **(kwargs or {})).float()
+        else:
+            result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())

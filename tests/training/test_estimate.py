@@ -35,7 +35,7 @@ def test_a_skeleton_has_the_weights_of_the_model(packed_data: Path, changes: dic
     vocabulary = Vocabulary(packed_data / "tokenizer")
     config = TrainingConfig.model_validate({"objective": "sft", "steps": 1, **changes})
     model = build_model(SMALL, None, vocabulary, config, SEQ_LEN)
-    bare = skeleton(SMALL, None, vocabulary.size, config, "none")
+    bare = skeleton(SMALL, None, vocabulary.size, config, "none", SEQ_LEN)
     assert count_parameters(bare) == count_parameters(model)
     assert arithmetic_of(bare) == arithmetic_of(model)
 
@@ -45,7 +45,7 @@ def test_a_skeleton_of_any_architecture_is_read_from_a_folder(tmp_path: Path) ->
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=200, n_positions=64))
     model.config.save_pretrained(tmp_path)
-    bare = skeleton(ModelConfig(), tmp_path, 200, stage().training, "none")
+    bare = skeleton(ModelConfig(), tmp_path, 200, stage().training, "none", 64)
     assert count_parameters(bare) == count_parameters(model)
     assert arithmetic_of(bare).body == 2 * 12 * 32 * 32  # Chowdhery et al.'s N, without vectors
     assert rehearse(bare, rows=2, seq_len=32, targets=64, half=False).peak > 0
