@@ -9,13 +9,14 @@ import torch
 from lineage.errors import BadInput
 from training.attention import choose_attention, set_attention
 from training.config import WITHOUT_REFERENCE, ModelConfig, TrainingConfig
+from training.engine_memory import DIVIDED, held_by
+from training.float8 import require_float8
 from training.flops import Arithmetic, arithmetic_of
 from training.hardware import Precision, quickest_precision
-from training.model import blocks_of, count_parameters, plain_model
+from training.model import count_parameters, plain_model
 from training.placement import require_possible
-from training.quantize import Nf4Linear
 from training.rehearsal import Pass, rehearse
-from training.resources import ZERO_ENGINES, EngineName, Resources
+from training.resources import ZERO_ENGINES, Resources
 from training.row_shape import RowShape, assumed_rows
 from training.skeleton import skeleton
 
@@ -29,26 +30,12 @@ START_SECONDS = 6.0  # imports, model, tokenizer
 CPU_FLOPS: dict[Precision, float] = {"bf16": 150e9, "fp16": 60e9, "fp32": 60e9, "fp8": 150e9}
 GPU_FLOPS: dict[Precision, float] = {"bf16": 125e12, "fp16": 125e12, "fp32": 10e12, "fp8": 125e12}
 TOKENS_PER_PARAMETER = 20  # compute-optimal pretraining (Hoffmann et al. 2022, Chinchilla, table 3)
-# What each engine divides over the processes (Rajbhandari et al. 2020, ZeRO, figure 1).
-DIVIDED: dict[EngineName, frozenset[str]] = {
-    "single": frozenset(),
-    "ddp": frozenset(),
-    "fsdp2": frozenset({"optimizer", "gradients", "weights"}),
-    "zero1": frozenset({"optimizer"}),
-    "zero2": frozenset({"optimizer", "gradients"}),
-    "zero3": frozenset({"optimizer", "gradients", "weights"}),
-}
-NF4_BYTES = (
-    0.516  # per weight: 4 bits and the doubly quantised scale of each block of 64 (Dettmers et al. 2023); never divided
-)
-STATE_BYTES = {"adamw": 8, "adamw_8bit": 2, "muon": 4}  # per trained weight; Muon's matrices have one moment
 # Resident memory of a process that trains a model of 20,000 weights: interpreter and libraries.
 PROCESS_BYTES = 445_000_000
 LIBRARY_BYTES = {"peft": 80_000_000, "deepspeed": 195_000_000}
 # On a CPU, holes in the C library's heap stay resident: this share of what small tensors pass through it, as the median of
 # ten configurations showed (docs/LOG.md).
 HEAP_SHARE = 0.065
-ZERO_BYTES = 14  # per trained weight, what DeepSpeed holds beside ZeRO's shares: buckets and copies; measured with 63 M
 
 
 @dataclass(frozen=True)
@@ -56,8 +43,7 @@ class Memory:
     """The peak of one process, in bytes, by what holds them.
 
     Attributes:
-        weights: fp32 weights, and the bf16 ones that sharded engines compute with.
-        gradients, optimizer: of the trained weights; optimizer is AdamW's two moments.
+        weights, gradients, optimizer: as the engine holds them from step to step (`training.engine_memory`).
         activations: what the forward pass keeps for the backward pass, logits apart.
         logits: the scores of all targets over the vocabulary.
         working: what the backward pass needs for a moment, buffers for communication, and holes in the heap.
@@ -216,49 +202,30 @@ def estimate(stage: Stage, place: Place, flops_per_second: float | None = None) 
 
 
 def memory_of(stage: Stage, place: Place) -> Memory:
-    """Returns the peak memory of each process, from a rehearsal of one update.
+    """Returns the peak memory of each process: what its engine holds, and a rehearsal of one update.
 
-    With P weights of which T are trained: 4 P weights, 4 T gradients and 8 T moments, each divided by the processes where
-    the engine divides it; DDP copies the gradients into buckets. A sharded engine gathers the embeddings and two blocks,
-    with their gradients and the fp32 buffers that these are reduced in.
+    Raises:
+        BadInput: the stage cannot be trained so.
     """
     training, resources = stage.training, stage.resources
-    rows = stage.micro_batch
+    rows, precision = stage.micro_batch, stage.precision(place.gpu)
     require_possible(resources, training)
-    precision = stage.precision(place.gpu)
-    divided = DIVIDED[resources.engine]
-    sharded, half, zero = "weights" in divided, precision != "fp32", resources.engine in ZERO_ENGINES
+    if precision == "fp8" and not place.gpu:
+        require_float8(torch.device("cpu"))
     model = stage.skeleton()
-    total, trained = count_parameters(model)
-    gathered = _gathered(model) if sharded else 0
+    held, sharded = held_by(model, resources, training, precision, place.gpu), "weights" in DIVIDED[resources.engine]
     seen = _rehearse(stage, model, precision, place.gpu, keep_gradients=not sharded)
-
-    def share(part: str, size: int) -> int:
-        return size // resources.processes if part in divided else size
-
-    logits = stage.rows.most_targets(rows) * stage.vocabulary * (2 if half else 4)
-    gradients = share("gradients", 4 * trained)
+    logits = stage.rows.most_targets(rows) * stage.vocabulary * (4 if precision == "fp32" else 2)
     # Gradients arise while activations go: what the peak holds beside them is neither's alone.
-    working = max(0, seen.peak - seen.kept - (0 if sharded else gradients))
-    if sharded:
-        working += (8 if half else 12) * gathered
-    if zero:
-        working += ZERO_BYTES * trained
+    working = max(0, seen.peak - seen.kept - (0 if sharded else held.gradients)) + held.moving
     if not place.gpu:
         working += round(HEAP_SHARE * seen.traffic)
-    if resources.engine == "ddp":
-        working += gradients
-    libraries = (LIBRARY_BYTES["peft"] if training.lora_rank else 0) + (LIBRARY_BYTES["deepspeed"] if zero else 0)
-    masters = zero and precision == "bf16"  # fp32 ones in the optimizer, bf16 ones in the layers
-    packed = sum(part.in_features * part.out_features for part in model.modules() if isinstance(part, Nf4Linear))
-    weights = share("weights", (2 if masters else 4) * (total - packed)) + round(NF4_BYTES * packed)
-    weights += share("optimizer", 4 * trained) if masters else 0
-    optimizer = share("optimizer", STATE_BYTES[training.optimizer] * trained)
-    away = resources.offload if place.gpu else "none"  # in the memory of the machine, not of its GPU
+    libraries = LIBRARY_BYTES["peft"] if training.lora_rank else 0
+    libraries += LIBRARY_BYTES["deepspeed"] if resources.engine in ZERO_ENGINES else 0
     return Memory(
-        weights=0 if away == "all" else weights - (share("optimizer", 4 * trained) if masters and away != "none" else 0),
-        gradients=gradients,
-        optimizer=0 if away != "none" else optimizer,
+        weights=held.weights,
+        gradients=held.gradients,
+        optimizer=held.optimizer,
         activations=seen.kept - logits,
         logits=logits,
         working=working,
@@ -282,10 +249,3 @@ def _rehearse(stage: Stage, model: "PreTrainedModel", precision: Precision, gpu:
         keep_gradients=keep_gradients,
         micro_batches=min(2, stage.training.accumulation),
     )
-
-
-def _gathered(model: "PreTrainedModel") -> int:
-    """Returns the weights that a sharded engine holds whole at once: all outside of the blocks, and two blocks."""
-    plain = plain_model(model)
-    blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(plain)]
-    return int(count_parameters(model)[0] - sum(blocks) + 2 * max(blocks))

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from training.estimate import DIVIDED, Place, Stage, memory_of
+from training.engine_memory import DIVIDED
+from training.estimate import Place, Stage, memory_of
 from training.placement import possible
 
 RECOMPUTE = "activation_checkpointing: full"
