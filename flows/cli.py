@@ -46,7 +46,11 @@ def demo(as_json: bool) -> int:
 @click.option("--calibrate", is_flag=True, help="Train each stage's model for a few steps first, and remember its speed.")
 @as_json
 def plan(recipe: str, version: str | None, calibrate: bool, as_json: bool) -> int:
-    """Say what RECIPE would run and reuse: its memory, time and cost, and what to change where it does not fit."""
+    """Say what RECIPE would run and reuse: its memory, time and cost, and what to change where it does not fit.
+
+    Nothing is built. A recipe that would be refused is refused here, with exit code 2; one that does not fit into this
+    machine is a warning, as it may be run on another. Where the data is built already, its rows are counted.
+    """
     from flows.views import plan_table, plan_view
 
     return emit(plan_view(settings(), recipe, version, calibrate), as_json, plan_table)

@@ -1,6 +1,8 @@
 """What a recipe's training will take on this machine: memory, time, money; and whether it fits."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,19 @@ def forecast(recipe: "Recipe", objective: str, settings: "Settings", data: Path 
             f"(Chinchilla), which is `steps: {-(-optimal // stage.tokens_per_step)}`"
         )
     return view
+
+
+@contextmanager
+def told_of(recipe_file: Path, objective: str) -> Iterator[None]:
+    """Makes an error about a job, which nobody has written, one about the recipe that it would follow from."""
+    try:
+        yield
+    except BadInput as error:
+        if error.where not in ("job.yaml", "recipe"):
+            raise
+        field = "model.max_positions" if error.field == "max_positions" else error.field
+        field = field.replace("config.training", objective)
+        raise BadInput(recipe_file, field, error.problem, error.fix) from None
 
 
 def stage_of(recipe: "Recipe", objective: str, settings: "Settings", data: Path | None = None) -> "Stage":

@@ -31,9 +31,9 @@ def plan_view(settings: "Settings", where: str, version: str | None, measure: bo
         measure: train each stage that will run for a few steps first, so that its time follows from this machine.
     """
     from flows.calibrate import calibrate
-    from flows.forecast import forecast, place_for, stage_of
+    from flows.forecast import forecast, place_for, stage_of, told_of
     from flows.plan import decide, steps_of
-    from flows.recipe import load_recipe
+    from flows.recipe import find_recipe, load_recipe
 
     recipe = load_recipe(where, version)
     rows: list[dict[str, Any]] = []
@@ -45,10 +45,11 @@ def plan_view(settings: "Settings", where: str, version: str | None, measure: bo
         row: dict[str, Any] = {"stage": step.stage, "action": decision.action, "out": str(step.out)}
         row["source"] = str(decision.source) if decision.source else None
         if step.stage in recipe.objectives and decision.action not in ("done", "reuse"):
-            if measure:
-                say(step.stage, "trains a few steps to measure this machine")
-                calibrate(settings, stage_of(recipe, step.stage, settings, data), place_for(recipe.resources))
-            row |= forecast(recipe, step.stage, settings, data)
+            with told_of(find_recipe(where), step.stage):
+                if measure:
+                    say(step.stage, "trains a few steps to measure this machine")
+                    calibrate(settings, stage_of(recipe, step.stage, settings, data), place_for(recipe.resources))
+                row |= forecast(recipe, step.stage, settings, data)
         rows.append(row)
     rows.append(
         {"stage": "gate", "action": "later", "out": str(settings.runs / recipe.name / recipe.version), "source": None}

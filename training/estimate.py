@@ -142,8 +142,10 @@ class Stage:
         """
         training, processes = self.training, self.resources.processes
         if training.rows_per_step % (processes * training.accumulation):
-            problem = f"is {training.rows_per_step}, no multiple of {processes} processes x accumulation"
-            raise BadInput("recipe", f"{training.objective}.rows_per_step", problem, "raise it, or take fewer processes")
+            shares, rows = processes * training.accumulation, training.rows_per_step
+            problem = f"is {rows}, no multiple of {processes} processes x accumulation {training.accumulation}"
+            fix = f"use {-(-rows // shares) * shares}, or another number of processes"
+            raise BadInput("job.yaml", "config.training.rows_per_step", problem, fix)
         return training.rows_per_step // (processes * training.accumulation)
 
     def skeleton(self) -> "PreTrainedModel":

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from lineage.errors import BadInput
 from training.engine_memory import DIVIDED
 from training.estimate import Place, Stage, memory_of
-from training.placement import possible
 
 RECOMPUTE = "activation_checkpointing: full"
 LORA_RANK = 16
@@ -21,9 +21,17 @@ def cheapest_fit(stage: Stage, place: Place) -> str:
     if place.memory_bytes is None:
         return ""
     for words, changed in _changes(stage, place.gpu):
-        if possible(changed.resources, changed.training) and memory_of(changed, place).total <= place.memory_bytes:
+        if _fits(changed, place, place.memory_bytes):
             return words
     return ""
+
+
+def _fits(stage: Stage, place: Place, memory_bytes: int) -> bool:
+    """Whether a stage fits; what cannot be trained so, such as a model that recomputes nothing, does not."""
+    try:
+        return memory_of(stage, place).total <= memory_bytes
+    except BadInput:
+        return False
 
 
 def _changes(stage: Stage, gpu: bool) -> Iterator[tuple[str, Stage]]:
@@ -39,7 +47,7 @@ def _changes(stage: Stage, gpu: bool) -> Iterator[tuple[str, Stage]]:
         yield f"{RECOMPUTE}, accumulation: {number}", _train(checkpointed, accumulation=number)
     counts = [resources.processes] if resources.processes > 1 and not DIVIDED[resources.engine] else []
     counts += [n for n in range(resources.processes + 1, training.rows_per_step + 1) if training.rows_per_step % n == 0]
-    for number in counts:
+    for number in (n for n in counts if n % resources.nodes == 0):
         turns = training.rows_per_step // number
         words = f"resources: {{processes: {number}, engine: fsdp2}}, {RECOMPUTE}, accumulation: {turns}"
         sharing = recomputing.model_copy(update={"processes": number, "engine": "fsdp2"})

@@ -10,15 +10,6 @@ WHOLE_MATRICES: tuple[EngineName, ...] = ("single", "ddp", "fsdp2")
 WHOLE_WEIGHTS: tuple[EngineName, ...] = ("single", "ddp")
 
 
-def possible(resources: Resources, training: TrainingConfig) -> bool:
-    """Whether an engine can do what is asked of it."""
-    try:
-        require_possible(resources, training)
-    except BadInput:
-        return False
-    return True
-
-
 def require_possible(resources: Resources, training: TrainingConfig) -> None:
     """Checks engine and optimizer against each other, and that their libraries are there.
 

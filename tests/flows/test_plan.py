@@ -154,14 +154,11 @@ def test_plan_refuses_what_training_refuses(home_settings: Settings, small_recip
         forecast(recipe.model_copy(update={"data": recipe.data.model_copy(update={"seq_len": 1024})}), "sft", home_settings)
     with pytest.raises(BadInput, match=r"config\.json: is missing, so this is no model folder"):
         forecast(with_model(recipe, base=str(tmp_path)), "sft", home_settings)
-    with pytest.raises(BadInput, match="no multiple of 2 processes x accumulation"):
-        forecast(
-            with_stage(recipe, "sft", steps=1, rows_per_step=9, accumulation=3).model_copy(
-                update={"resources": Resources(processes=2, engine="ddp")}
-            ),
-            "sft",
-            home_settings,
-        )
+    value = read_yaml(small_recipe) | {"resources": {"processes": 3, "engine": "ddp"}}
+    small_recipe.write_text(yaml.safe_dump(value))
+    problem = r"small\.yaml: pretrain\.rows_per_step: is 4, no multiple of 3 processes x accumulation 1. Fix: use 6"
+    with pytest.raises(BadInput, match=problem):
+        plan_view(home_settings, str(small_recipe), None)
 
 
 def test_restarts_are_marked_in_the_curves() -> None:
