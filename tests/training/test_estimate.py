@@ -44,7 +44,7 @@ def test_a_skeleton_of_any_architecture_is_read_from_a_folder(tmp_path: Path) ->
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=200, n_positions=64))
-    model.config.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
     bare = skeleton(ModelConfig(), tmp_path, 200, stage().training, "none", 64)
     assert count_parameters(bare) == count_parameters(model)
     assert arithmetic_of(bare).body == 2 * 12 * 32 * 32  # Chowdhery et al.'s N, without vectors
