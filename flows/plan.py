@@ -21,7 +21,8 @@ from lineage.errors import BadInput, Tampered
 from lineage.job import Job
 from lineage.record import RECORD, Record, read_record, verify_outputs
 from lineage.stage import finished_record, remove_unfinished, started_fingerprint
-from training.config import ROW_KINDS, ModelConfig, TrainingJob
+from training.choices import ROW_KINDS
+from training.config import ModelConfig, TrainingJob
 from training.hub import find_base
 
 if TYPE_CHECKING:

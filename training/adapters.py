@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from lineage.errors import BadInput, GoldpathError
 from lineage.files import write_json
-from training.config import ALL_LINEAR, TrainingConfig
+from training.choices import ALL_LINEAR
 from training.quantize import dequantize, quantize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from training.config import TrainingConfig
 
 # Of the largest logit. Merging only reorders fp32 sums: 1e-6 at 6 M weights, 4e-6 at 110 M, growing with the width; a layer
 # that is merged wrongly, or not at all, shows by 1e-3 and more.
@@ -30,7 +32,7 @@ MAMBA = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 PASSED_BY = frozenset({"out_proj", "dt_proj"})
 
 
-def with_adapters(model: "PreTrainedModel", training: TrainingConfig, new_tokens: bool = False) -> "PreTrainedModel":
+def with_adapters(model: "PreTrainedModel", training: "TrainingConfig", new_tokens: bool = False) -> "PreTrainedModel":
     """Returns the model with LoRA adapters (Hu et al. 2021); only they and `lora_full_modules` are trained.
 
     Args:

@@ -7,8 +7,8 @@ import torch
 
 from lineage.errors import BadInput
 from training import document_attention
+from training.choices import Attention
 from training.hardware import Precision
-from training.resources import Attention
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

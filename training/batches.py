@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lineage.errors import BadInput
-from training.config import ROW_KINDS, ObjectiveName
+from training.choices import ROW_KINDS, ObjectiveName
 
 TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
 SEGMENT_TENSORS = ("weights", "desirable")  # of some files: a figure per document

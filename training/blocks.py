@@ -10,12 +10,14 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 
 from lineage.errors import BadInput, GoldpathError
 from training.attention import choose_attention, set_attention
-from training.config import TrainingConfig
+from training.choices import Checkpointing
 from training.float8 import convert_to_float8, require_float8
-from training.resources import Checkpointing, Resources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from training.config import TrainingConfig
+    from training.resources import Resources
 
 # What `selective` keeps of a block: dear to compute and cheap to keep, results of products with weights and of fused
 # attention. The batched products inside plain attention are not: they have seq_len x seq_len numbers per head.
@@ -32,7 +34,7 @@ KEPT = frozenset(
 
 
 def place_blocks(
-    model: "PreTrainedModel", training: TrainingConfig, resources: Resources, device: torch.device, seq_len: int
+    model: "PreTrainedModel", training: "TrainingConfig", resources: "Resources", device: torch.device, seq_len: int
 ) -> None:
     """Makes a model's blocks compute as the resources say.
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from training.batches import NO_TARGET
-from training.config import ROW_KINDS, ObjectiveName
+from training.choices import ROW_KINDS, ObjectiveName
 from training.export import TOKENIZER_FILES
 from training.row_shape import DOCUMENTS, TARGET_SHARE
 from training.vocabulary import Vocabulary

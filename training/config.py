@@ -7,30 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from lineage.section import Section
-
-ObjectiveName = Literal["pretrain", "sft", "dpo", "kto"]
-PairLoss = Literal[
-    "sigmoid",
-    "ipo",
-    "hinge",
-    "robust",
-    "exo_pair",
-    "nca_pair",
-    "bco_pair",
-    "sppo_hard",
-    "discopop",
-    "apo_zero",
-    "apo_down",
-    "simpo",
-    "orpo",
-]
-SMOOTHED: frozenset[PairLoss] = frozenset({"sigmoid", "robust", "exo_pair", "simpo"})
-WITHOUT_REFERENCE: frozenset[PairLoss] = frozenset({"simpo", "orpo"})
-
-# Which kind of packed rows each objective learns from (`packed/<kind>/{train,validation}.safetensors`).
-ROW_KINDS: dict[ObjectiveName, str] = {"pretrain": "pretrain", "sft": "sft", "dpo": "preference", "kto": "unpaired"}
-# Adapting every linear layer of the blocks is what works best (Dettmers et al. 2023, QLoRA, section 4).
-ALL_LINEAR = "all-linear"
+from training.choices import ALL_LINEAR, SMOOTHED, ObjectiveName, PairLoss
 
 # What a new Llama is described by.
 DIMENSIONS = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "max_positions", "rope_theta",

@@ -4,22 +4,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from training.batches import Batch
 from training.blocks import require_compiled
+from training.choices import ZERO_ENGINES
 from training.clock import StepClock
-from training.config import TrainingConfig
 from training.hardware import Precision
 from training.loss_scale import LossScale
 from training.model import plain_model
 from training.optimizers import begin_state, make_optimizers, state_of
 from training.placement import require_possible
 from training.processes import Processes
-from training.resources import ZERO_ENGINES, Resources
 from training.scoring import Scorer
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
+    from training.resources import Resources
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}  # fp8: outside its own layers
 SCALE = "loss_scale"  # the name under which a checkpoint holds the loss scale, with the fields of `LossScale` as parts
@@ -63,7 +67,7 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, scorer: Scorer, config: TrainingConfig, processes: Processes, resources: Resources | None = None
+        self, scorer: Scorer, config: "TrainingConfig", processes: Processes, resources: "Resources | None" = None
     ) -> None:
         self.config, self.processes, self.scorer = config, processes, scorer
         self.resources = resources or Resources()
@@ -162,7 +166,7 @@ class SingleEngine(Engine):
     """One process holds everything."""
 
     def __init__(
-        self, scorer: Scorer, config: TrainingConfig, processes: Processes, resources: Resources | None = None
+        self, scorer: Scorer, config: "TrainingConfig", processes: Processes, resources: "Resources | None" = None
     ) -> None:
         super().__init__(scorer.to(processes.device), config, processes, resources)
         self.forward: nn.Module = self.place()
@@ -263,7 +267,7 @@ class DdpEngine(SingleEngine):
         return super().pieces() if self.processes.is_first else iter(())  # the others hold the same
 
 
-def make_engine(resources: Resources, scorer: Scorer, config: TrainingConfig, processes: Processes) -> Engine:
+def make_engine(resources: "Resources", scorer: Scorer, config: "TrainingConfig", processes: Processes) -> Engine:
     """Returns the engine that is asked for, with the model placed; it is asserted that the placement really happened.
 
     Raises:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from training.choices import ZERO_ENGINES, EngineName
 from training.config import TrainingConfig
 from training.deepspeed_file import execution_options
 from training.hardware import Precision
 from training.model import blocks_of, count_parameters
 from training.quantize import Nf4Linear
-from training.resources import ZERO_ENGINES, EngineName, Resources
+from training.resources import Resources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

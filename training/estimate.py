@@ -8,7 +8,8 @@ import torch
 
 from lineage.errors import BadInput
 from training.attention import choose_attention, set_attention
-from training.config import WITHOUT_REFERENCE, ModelConfig, TrainingConfig
+from training.choices import WITHOUT_REFERENCE, ZERO_ENGINES
+from training.config import ModelConfig, TrainingConfig
 from training.engine_memory import DIVIDED, held_by
 from training.float8 import require_float8
 from training.flops import Arithmetic, arithmetic_of
@@ -16,7 +17,7 @@ from training.hardware import Precision, quickest_precision
 from training.model import count_parameters, plain_model
 from training.placement import require_possible
 from training.rehearsal import Pass, rehearse
-from training.resources import ZERO_ENGINES, Resources
+from training.resources import Resources
 from training.row_shape import RowShape, assumed_rows
 from training.skeleton import skeleton
 

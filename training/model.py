@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lineage.bundle import MANIFEST, UNSAFE_SUFFIXES, verify_bundle
 from lineage.errors import BadInput
 from training.adapters import with_adapters
-from training.config import ModelConfig, TrainingConfig
 from training.quantize import Nf4Linear
 from training.vocabulary import Vocabulary, fit_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from training.config import ModelConfig, TrainingConfig
+
 # What an architecture does at random while it trains. A step must be the same however it is divided over processes.
 RANDOM = ("drop", "jitter_noise")
 
 
 def build_model(
-    config: ModelConfig | None, base: Path | None, vocabulary: Vocabulary, training: TrainingConfig, seq_len: int
+    config: "ModelConfig | None", base: Path | None, vocabulary: Vocabulary, training: "TrainingConfig", seq_len: int
 ) -> "PreTrainedModel":
     """Returns the model before its first step, in fp32 on the CPU; the same arguments give the same weights.
 
@@ -72,7 +72,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(n for n, _ in sizes) + packed, sum(n for n, trained in sizes if trained)
 
 
-def new_config(config: ModelConfig, vocabulary_size: int, special: dict[str, int]) -> "PreTrainedConfig":
+def new_config(config: "ModelConfig", vocabulary_size: int, special: dict[str, int]) -> "PreTrainedConfig":
     """Returns transformers' configuration of a new model: a Llama of these dimensions, or what `config.config` says.
 
     Raises:
@@ -175,6 +175,8 @@ def _load_model(folder: Path) -> "PreTrainedModel":
 
 def _refuse_unsafe(folder: Path) -> None:
     """A base is a sealed bundle that verifies, or a plain folder whose weights are safetensors and nothing else."""
+    from lineage.bundle import MANIFEST, UNSAFE_SUFFIXES, verify_bundle  # needs pydantic, and a new model has no base
+
     if not (folder / "config.json").is_file():
         raise BadInput(folder, "config.json", "is missing, so this is no model folder", "give a bundle or a model folder")
     if (folder / MANIFEST).is_file():

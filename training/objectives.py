@@ -5,14 +5,17 @@ Dividing by the count over *all* processes and micro-batches makes the update th
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from training.batches import Batch, PackedRows
-from training.config import TrainingConfig
 from training.preference import Answers, pair_losses, self_likelihoods
 from training.unpaired import answer_losses
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 Figures = dict[str, tuple[float, float]]  # name → sum and count of a mean over the validation rows
 
@@ -68,7 +71,7 @@ class PreferenceObjective(Objective, ABC):
             0 for rows that are never used, and for losses without reference.
     """
 
-    config: TrainingConfig
+    config: "TrainingConfig"
     reference: Tensor
 
     def loss(self, batch: Batch, scores: Tensor) -> Tensor:

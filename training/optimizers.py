@@ -1,12 +1,13 @@
 """The optimizers: AdamW, AdamW with 8-bit state, and Muon. Each weight's state is a few tensors that have names."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainingConfig
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state per weight, in torch's names
 MOMENTUM = "momentum_buffer"  # Muon's
@@ -18,7 +19,7 @@ LIKE_ADAMW = 0.2  # the root mean square of AdamW's updates (Liu et al. 2025, Mu
 
 
 def make_optimizers(
-    trained: Mapping[str, nn.Parameter], by_token: frozenset[int], config: TrainingConfig
+    trained: Mapping[str, nn.Parameter], by_token: frozenset[int], config: "TrainingConfig"
 ) -> list[torch.optim.Optimizer]:
     """Returns the optimizers that together update all trained parameters. Matrices decay, vectors do not.
 
@@ -71,7 +72,7 @@ def _begin(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, updates: i
         eight_bit.state[parameter]["step"] = updates
 
 
-def _adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+def _adamw(groups: list[dict[str, Any]], config: "TrainingConfig") -> torch.optim.Optimizer:
     """Returns AdamW (Loshchilov & Hutter 2019), where it is asked for with 8-bit state (Dettmers et al. 2022)."""
     if config.optimizer != "adamw_8bit":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)

@@ -1,16 +1,20 @@
 """What an engine can do: asked before anything is placed, so that what cannot be is an error and no silent fallback."""
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from lineage.errors import BadInput
-from training.config import TrainingConfig
-from training.resources import ZERO_ENGINES, EngineName, Resources
+from training.choices import ZERO_ENGINES, EngineName
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
+    from training.resources import Resources
 
 WHOLE_MATRICES: tuple[EngineName, ...] = ("single", "ddp", "fsdp2")
 WHOLE_WEIGHTS: tuple[EngineName, ...] = ("single", "ddp")
 
 
-def require_possible(resources: Resources, training: TrainingConfig) -> None:
+def require_possible(resources: "Resources", training: "TrainingConfig") -> None:
     """Checks engine and optimizer against each other, and that their libraries are there.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,9 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from lineage.errors import BadInput, ExitCode, GoldpathError
-from training.resources import Resources
+
+if TYPE_CHECKING:
+    from training.resources import Resources
 
 T = TypeVar("T")
 PLACE = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))  # torchrun's variables; the values when alone
@@ -129,7 +131,7 @@ class Processes:
         return result[0]
 
 
-def join_processes(resources: Resources, where: Path) -> Processes:
+def join_processes(resources: "Resources", where: Path) -> Processes:
     """Finds this process's place, joins the others, and sets its threads.
 
     `torchrun` says through RANK, WORLD_SIZE and LOCAL_RANK who we are; without it we are alone. It may start fewer or more
@@ -170,7 +172,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and GLOO_TRANSPORT in str(error))
 
 
-def threads_per_process(resources: Resources) -> int:
+def threads_per_process(resources: "Resources") -> int:
     """Returns the CPU threads of each process: as configured, else this machine's cores divided over its processes."""
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return resources.threads or max(1, len(os.sched_getaffinity(0)) // local_world)
@@ -227,7 +229,7 @@ class StopRequest:
         print(f"{signal.Signals(number).name}: saving a checkpoint, then ending", file=sys.stderr)
 
 
-def _choose_device(resources: Resources, local_rank: int, where: Path) -> torch.device:
+def _choose_device(resources: "Resources", local_rank: int, where: Path) -> torch.device:
     gpus = torch.cuda.device_count()
     if resources.device == "cpu" or (resources.device == "auto" and not gpus):
         return torch.device("cpu")
@@ -241,7 +243,7 @@ def _choose_device(resources: Resources, local_rank: int, where: Path) -> torch.
     return torch.device("cuda", local_rank)
 
 
-def _meet_other_world(resources: Resources, world: int, rank: int, where: Path) -> None:
+def _meet_other_world(resources: "Resources", world: int, rank: int, where: Path) -> None:
     if world > 1 and resources.engine == "single":
         raise BadInput(
             where, "resources.engine", f"is `single`, but {world} processes were started", "choose ddp, fsdp2 or zero3"

@@ -5,17 +5,8 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from lineage.section import Section
+from training.choices import OFFLOADING, ZERO_ENGINES, Attention, Checkpointing, EngineName, Offload
 from training.config import Count, Positive
-
-EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
-Offload = Literal["none", "optimizer", "all"]
-Checkpointing = Literal["none", "full", "selective"]
-Attention = Literal["auto", "eager", "sdpa", "documents", "flash", "flex"]
-ZERO_ENGINES: frozenset[EngineName] = frozenset({"zero1", "zero2", "zero3"})
-OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
-    "optimizer": ("zero1", "zero2", "zero3"),
-    "all": ("fsdp2", "zero3"),
-}
 
 
 class Resources(Section):

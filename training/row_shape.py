@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import ObjectiveName
+from training.choices import ObjectiveName
 
 if TYPE_CHECKING:
     from training.batches import PackedRows

@@ -7,9 +7,9 @@ import torch
 
 from training.adapters import with_adapters
 from training.blocks import recompute_activations
+from training.choices import Checkpointing
 from training.config import ModelConfig, TrainingConfig
 from training.model import config_of, model_of, new_config, require_positions
-from training.resources import Checkpointing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,8 @@ from training.batches import PackedRows, rows_of_step
 from training.blocks import place_blocks
 from training.card import model_card
 from training.checkpoint import Checkpoints
-from training.config import ObjectiveName, TrainingConfig, TrainingJob
+from training.choices import ObjectiveName
+from training.config import TrainingConfig, TrainingJob
 from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.flops import arithmetic_of

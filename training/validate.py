@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.batches import Batch, PackedRows
-from training.config import WITHOUT_REFERENCE
+from training.choices import WITHOUT_REFERENCE
 from training.engine import Engine
 from training.objectives import Objective, UnpairedObjective, answer_scores
 

@@ -13,7 +13,8 @@ from data_contracts.encode import Piece, Segment
 from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
 from training.attention import set_attention
 from training.batches import PackedRows
-from training.config import ROW_KINDS, ModelConfig, ObjectiveName, TrainingConfig
+from training.choices import ROW_KINDS, ObjectiveName
+from training.config import ModelConfig, TrainingConfig
 from training.document_attention import NAME
 from training.engine import SingleEngine
 from training.model import build_model

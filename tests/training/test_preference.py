@@ -7,7 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from training.config import WITHOUT_REFERENCE, TrainingConfig
+from training.choices import WITHOUT_REFERENCE
+from training.config import TrainingConfig
 from training.preference import LOSSES, Answers, pair_losses
 
 # Per pair: log-probabilities of chosen and rejected answer by the policy, by the reference, and their lengths.

@@ -8,7 +8,7 @@ import torch
 
 from training.batches import PackedRows
 from training.calibration import write_rows
-from training.config import ObjectiveName
+from training.choices import ObjectiveName
 from training.row_shape import DOCUMENTS, assumed_rows, count_rows
 
 OBJECTIVES: list[ObjectiveName] = ["pretrain", "sft", "dpo", "kto"]
