@@ -70,7 +70,11 @@ class Engine(ABC):
         self, scorer: Scorer, config: "TrainingConfig", processes: Processes, resources: "Resources | None" = None
     ) -> None:
         self.config, self.processes, self.scorer = config, processes, scorer
-        self.resources = resources or Resources()
+        if resources is None:
+            from training.resources import Resources  # needs pydantic, which benchmarks/gpu.py does without
+
+            resources = Resources()
+        self.resources = resources
         assert config.precision != "auto"
         self.precision: Precision = config.precision
         self.clock = StepClock(processes.device)

@@ -131,6 +131,10 @@ def _behaviour_of(model: "PreTrainedModel") -> Behaviour:
         plain_head=len(seen) == 4 and storages[0] == storages[1] and storages[2] == storages[3], keeps_apart=True
     )
 
+    def boundaries(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        rows, seq_len = inputs["input_ids"].shape
+        return torch.arange(rows + 1, dtype=torch.int32) * seq_len
+
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that are alive, their peak, and the traffic of the small ones."""

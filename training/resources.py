@@ -31,7 +31,8 @@ class Resources(Section):
             all inside each block; `selective`, all but the results of matrix products and of fused attention.
         compile: whether each block is compiled by `torch.compile`; costs a cold start. Engines `single`, `ddp`, `fsdp2`.
         attention: `auto` takes what is quick to train with on the device; `documents` (one after the other) is for CPUs,
-            `flash` (FlashAttention, variable lengths) and `flex` (FlexAttention) need a GPU. All keep documents apart.
+            `varlen` (torch's FlashAttention), `flash` (the library's) and `flex` (FlexAttention) need a GPU. All keep
+            documents apart.
         accelerate_config: a file as `accelerate config` writes it; it then says processes, engine and the like.
         deepspeed_config: a DeepSpeed JSON file; it then says the ZeRO stage, offloading, and DeepSpeed's own settings.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from training import document_attention
+from training import document_attention, varlen_attention
 from training.behaviour import Behaviour, observe
 from training.model import plain_model
 
@@ -63,11 +63,16 @@ class Scorer(nn.Module):
             inputs["input_ids"], predictors = one_document_per_row(input_ids, position_ids, predictors)
             del inputs["position_ids"]  # they count from 0 in every row, and not every model takes them
         causal = plain_model(self.model)
-        if self.behaviour.keeps_apart and causal.config._attn_implementation.startswith("flash"):
-            # It keeps documents apart in one long row only.
-            inputs = {name: tensor.view(1, -1) for name, tensor in inputs.items()}
-        if causal.config._attn_implementation == document_attention.NAME:
+        attention = causal.config._attn_implementation
+        flash = attention.startswith("flash")
+        if attention == document_attention.NAME:
             inputs["documents"] = self.documents(inputs)
+        elif attention == varlen_attention.NAME or (flash and varlen_attention.suits(causal.config)):
+            # What transformers would find out from the positions, in every layer, and wait for a GPU each time.
+            inputs |= varlen_attention.lengths(self.boundaries(inputs), inputs["input_ids"].shape[1])
+        if self.behaviour.keeps_apart and flash:
+            # It keeps documents apart in one long row only.
+            inputs |= {name: inputs[name].view(1, -1) for name in ("input_ids", "position_ids")}
         if self.behaviour.plain_head:
             decoder = getattr(causal, causal.base_model_prefix)
             hidden = decoder(**inputs, attention_mask=None, use_cache=False).last_hidden_state
@@ -80,8 +85,16 @@ class Scorer(nn.Module):
 
     def documents(self, inputs: Mapping[str, Tensor]) -> list[slice]:
         """Returns where the documents lie in the flattened rows."""
-        alone = torch.ones_like(inputs["input_ids"])  # where each document has a row of its own
-        return document_attention.find_documents(inputs.get("position_ids", alone))
+        return document_attention.find_documents(_positions(inputs))
+
+    def boundaries(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns where the documents begin in the flattened rows, and where the last one ends."""
+        return varlen_attention.find_boundaries(_positions(inputs))
+
+
+def _positions(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Returns (rows, seq_len) positions: where each document has a row of its own, only the row begins one."""
+    return inputs["position_ids"] if "position_ids" in inputs else torch.ones_like(inputs["input_ids"])
 
 
 @torch.no_grad()

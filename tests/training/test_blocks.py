@@ -71,7 +71,7 @@ def test_attention_chosen_by_itself() -> None:
         choose_attention("auto", CPU, "bf16", 512, gpt) == choose_attention("auto", CPU, "bf16", 512, windowed) == "eager"
     )
     assert choose_attention("auto", CPU, "bf16", 1024, llama) == choose_attention("auto", CPU, "fp32", 256, llama) == "sdpa"
-    assert choose_attention("auto", torch.device("cuda"), "bf16", 256, llama) == "sdpa"
+    assert choose_attention("auto", torch.device("cuda"), "bf16", 256, gpt) == "sdpa"
     assert choose_attention("flex", torch.device("cuda"), "bf16", 256, llama) == "flex_attention"
 
 
@@ -147,7 +147,7 @@ def test_compiled_blocks_learn_the_same(packed_data: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("attention", ["sdpa", "flash", "flex"])
+@pytest.mark.parametrize("attention", ["sdpa", "varlen", "flash", "flex"])
 def test_a_gpu_keeps_packed_documents_apart(attention: str, packed_data: Path) -> None:
     pytest.importorskip("flash_attn") if attention == "flash" else None
     gpu = Processes(0, 1, torch.device("cuda"))
