@@ -15,6 +15,7 @@ from lineage.privacy import switch_off_telemetry
 from lineage.section import parse
 from lineage.stage import StageRun
 from training.config import ModelConfig, TrainingJob
+from training.hardware import prepare_gpus
 from training.hub import find_base
 from training.last_words import ERROR_FILE, final_word, leave_word
 from training.launch_files import settle
@@ -58,6 +59,7 @@ def main() -> int:
     # Read when torch is loaded. By default its threads spin while they wait for each other: on cores that are shared with
     # anything else, such as a tracking server, that costs up to nine tenths of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_gpus()
     try:
         return _run(*_read_job(arguments.config, arguments.allow_change), arguments.config, arguments.out)
     except GoldpathError as error:

@@ -12,6 +12,8 @@ from lineage.errors import BadInput, GoldpathError
 from training.attention import choose_attention, set_attention
 from training.choices import Checkpointing
 from training.float8 import convert_to_float8, require_float8
+from training.liger import use_liger
+from training.repeatable import insist
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +54,9 @@ def place_blocks(
         convert_to_float8(model, model.get_output_embeddings())
     if resources.attention != "auto" or model._supports_sdpa:  # else it stays with the one attention that it has
         set_attention(model, choose_attention(resources.attention, device, training.precision, seq_len, model.config))
+    if resources.kernels == "liger":
+        use_liger(model, device)
+    insist(device, model.config)
     recompute_activations(model, resources.activation_checkpointing)
     if resources.compile:
         compile_blocks(model, device)

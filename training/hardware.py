@@ -1,5 +1,6 @@
 """What the hardware is called, and what it computes quickly."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,17 @@ CPUINFO = Path("/proc/cpuinfo")
 # AVX-512 BF16 and AMX on x86, BF16 on Arm. Without them a CPU converts every number first: on an Ice Lake Xeon, bf16
 # trained at 1,375 tokens/s and fp32 at 3,427 (docs/LOG.md).
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+# What torch's libraries read once. Micro-batches have as many targets as it happens: without expandable segments a GPU's
+# memory falls to pieces of sizes that never recur. cuBLAS computes the same each time where every product has memory of
+# its own (`training.repeatable`).
+GPU_ENVIRONMENT = {"PYTORCH_ALLOC_CONF": "expandable_segments:True", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+def prepare_gpus() -> None:
+    """Sets what GPUs compute with, where the environment does not say it. To be called before torch is imported."""
+    for name, value in GPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def quickest_precision(device: str) -> Precision:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from lineage.section import Section
-from training.choices import OFFLOADING, ZERO_ENGINES, Attention, Checkpointing, EngineName, Offload
+from training.choices import OFFLOADING, ZERO_ENGINES, Attention, Checkpointing, EngineName, Kernels, Offload
 from training.config import Count, Positive
 
 
@@ -33,6 +33,8 @@ class Resources(Section):
         attention: `auto` takes what is quick to train with on the device; `documents` (one after the other) is for CPUs,
             `varlen` (torch's FlashAttention), `flash` (the library's) and `flex` (FlexAttention) need a GPU. All keep
             documents apart.
+        kernels: `liger` computes norms, rotary embeddings and gated layers in one kernel each, on GPUs
+            (`pip install 'goldpath[liger]'`); `compile` fuses the same, so it is one or the other.
         accelerate_config: a file as `accelerate config` writes it; it then says processes, engine and the like.
         deepspeed_config: a DeepSpeed JSON file; it then says the ZeRO stage, offloading, and DeepSpeed's own settings.
     """
@@ -48,6 +50,7 @@ class Resources(Section):
     activation_checkpointing: Checkpointing = "none"
     compile: bool = False
     attention: Attention = "auto"
+    kernels: Kernels = "torch"
     accelerate_config: str = ""
     deepspeed_config: str = ""
 
@@ -63,6 +66,8 @@ class Resources(Section):
             raise ValueError(f"engine `{self.engine}` cannot offload `{self.offload}`: choose {able}")
         if self.compile and self.engine in ZERO_ENGINES:
             raise ValueError(f"engine `{self.engine}` cannot compile blocks: choose single, ddp or fsdp2")
+        if self.compile and self.kernels == "liger":
+            raise ValueError("kernels `liger` and compile fuse the same operations: choose one")
         if self.processes % self.nodes:
             raise ValueError(f"processes {self.processes} is not divisible by nodes {self.nodes}")
         return self
