@@ -24,13 +24,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--options", type=json.loads, default={}, help="what differs from the trainer's defaults, as JSON")
     parser.add_argument("--work", type=Path, required=True, help="an empty folder")
+    parser.add_argument("--uncounted", type=int, default=UNCOUNTED, help=f"first steps to leave out (default: {UNCOUNTED})")
     arguments = parser.parse_args()
     trainer, clock = make_trainer(arguments)
     trainer.train()
-    seconds, tokens = clock.seconds[UNCOUNTED:], clock.tokens[UNCOUNTED:]
+    seconds, tokens = clock.seconds[arguments.uncounted :], clock.tokens[arguments.uncounted :]
     speeds = [count / second for count, second in zip(tokens, seconds, strict=True)]
     medians = {"tokens_per_second": statistics.median(speeds), "step_seconds": statistics.median(seconds)}
-    print(json.dumps(medians | {"ends": clock.ends}))
+    print(json.dumps(medians | {"ends": clock.ends, "memory": clock.memory()}))
 
 
 class Clock:
@@ -55,20 +56,34 @@ class Clock:
 
     def begin(self) -> None:
         """A step begins."""
+        wait()
         self._begin, self._seen = time.perf_counter(), 0
 
     def end(self) -> None:
         """A step has ended."""
+        wait()
         self.ends.append(time.perf_counter())
         self.seconds.append(self.ends[-1] - self._begin)
         self.tokens.append(self._seen)
+
+    def memory(self) -> int:
+        """Returns the peak of a GPU's memory, in bytes; 0 on a CPU."""
+        import torch
+
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+
+
+def wait() -> None:
+    """Waits for a GPU, so that what is timed is its work and not its orders."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def make_trainer(arguments: argparse.Namespace) -> tuple[Any, Clock]:
     """Returns the peer's trainer, which times itself."""
     import torch
-    import trl
-    from datasets import Dataset, load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
     clock = Clock()
@@ -80,12 +95,18 @@ def make_trainer(arguments: argparse.Namespace) -> tuple[Any, Clock]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.end()
 
-    kinds = {
-        "sft": (trl.SFTConfig, trl.SFTTrainer),
-        "dpo": (trl.DPOConfig, trl.DPOTrainer),
-        "pretrain": (TrainingArguments, Trainer),
-    }
-    configuration, kind = kinds[arguments.objective]
+    rows: Any
+    if arguments.objective == "pretrain":  # without TRL and datasets, which not every machine has
+        configuration, kind = TrainingArguments, Trainer
+        blocks = [json.loads(line) for line in arguments.rows.read_text(encoding="utf-8").splitlines()]
+        rows = [{"input_ids": block, "labels": block} for block in blocks]
+    else:
+        import trl
+        from datasets import load_dataset
+
+        kinds = {"sft": (trl.SFTConfig, trl.SFTTrainer), "dpo": (trl.DPOConfig, trl.DPOTrainer)}
+        configuration, kind = kinds[arguments.objective]
+        rows = load_dataset("json", data_files=str(arguments.rows), split="train", cache_dir=str(arguments.work / "cache"))
 
     class Timed(kind):  # type: ignore[valid-type, misc]
         def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
@@ -94,11 +115,6 @@ def make_trainer(arguments: argparse.Namespace) -> tuple[Any, Clock]:
             return loss
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    if arguments.objective == "pretrain":
-        blocks = [json.loads(line) for line in arguments.rows.read_text(encoding="utf-8").splitlines()]
-        rows = Dataset.from_list([{"input_ids": block, "labels": block} for block in blocks])
-    else:
-        rows = load_dataset("json", data_files=str(arguments.rows), split="train", cache_dir=str(arguments.work / "cache"))
     settings = {
         "output_dir": str(arguments.work / "out"),
         "max_steps": arguments.steps,
