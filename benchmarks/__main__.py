@@ -19,7 +19,8 @@ import psutil
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-NO_BENCHMARKS = {"__init__", "__main__", "figure", "peers"}
+NO_BENCHMARKS = {"__init__", "__main__", "figure", "peers", "gpu_bench", "gpu_checks", "gpu_peers"}
+GPU = "gpu"
 MARKS = {True: "met", False: "**missed**", None: ""}
 
 
@@ -27,21 +28,48 @@ def main() -> int:
     """Runs the benchmarks one after the other, so that none disturbs another; 1 where one broke (a miss is a result)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="measurements that each median is over (default: 3)")
+    told = "what `python -m benchmarks.gpu` printed on a machine with a GPU; changes that section alone"
+    parser.add_argument("--gpu", type=Path, metavar="FILE", help=told)
     arguments = parser.parse_args()
-    runs = ["--runs", str(arguments.runs)]
+    if arguments.gpu:
+        PAGE.write_text(with_gpu(read(str(PAGE)), arguments.gpu.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
+    runs, before = ["--runs", str(arguments.runs)], sections_of(read(str(PAGE)))
     sections, broken = [], 0
     for name in sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS):
         print(f"bench: {name}", file=sys.stderr)
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{name}", *runs], stdout=subprocess.PIPE, text=True, check=False
         )
-        figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        figures = figures_in(done.stdout)
         broken += done.returncode != 0
+        if name == GPU and not figures and not done.returncode:  # there is none here: what one found elsewhere still holds
+            sections += [before[GPU]] if GPU in before else []
+            continue
         sections.append(section(name, figures, done.returncode))
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text("\n".join([heading(arguments.runs), *sections]), encoding="utf-8")
     print(f"bench: {PAGE.relative_to(HERE.parent)}", file=sys.stderr)
     return int(broken > 0)
+
+
+def figures_in(output: str) -> list[dict[str, Any]]:
+    """Returns the figures that a benchmark printed."""
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """Returns the page's sections by name; under "" what stands before the first."""
+    first, *others = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    return {"": first} | {part.partition("\n")[0].removeprefix("## "): part for part in others}
+
+
+def with_gpu(page: str, output: str) -> str:
+    """Returns the page with the figures that the GPU's script printed, in place of those that it had."""
+    sections = {name: part.rstrip("\n") + "\n" for name, part in sections_of(page).items()}
+    sections[GPU] = section(GPU, figures_in(output), 0)
+    before = sections.pop("")
+    return "\n".join([before, *(sections[name] for name in sorted(sections))])
 
 
 def heading(runs: int) -> str:
