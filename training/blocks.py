@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from lineage.errors import BadInput, GoldpathError
+from training import document_attention
 from training.attention import choose_attention, set_attention
 from training.choices import Checkpointing
 from training.float8 import convert_to_float8, require_float8
@@ -104,6 +105,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         )
     # Otherwise torch goes on uncompiled, without a word, where shapes change too often.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    document_attention.stay_out_of_graphs()
     for block in blocks:
         block.compile()
 

@@ -33,6 +33,14 @@ def register() -> None:
     AttentionInterface.register(NAME, document_attention)
 
 
+def stay_out_of_graphs() -> None:
+    """Keeps the attention out of compiled blocks: a graph would be of one step's documents, and the next has others."""
+    from transformers import AttentionInterface
+
+    opaque = torch.compiler.disable(document_attention)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(NAME, opaque)
+
+
 def find_documents(position_ids: Tensor) -> list[slice]:
     """Returns where the documents lie in the flattened rows; those of a single token are left out.
 

@@ -1,5 +1,6 @@
 """How blocks compute: recomputed activations and compiled graphs change no result, and attention never leaks."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from engine_steps import ALONE, Steps
 from tiny_training import TINY_MODEL
-from transformers import GPT2Config, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 from lineage.errors import BadInput
 from training.attention import choose_attention
@@ -16,10 +17,12 @@ from training.config import TrainingConfig
 from training.document_attention import NAME
 from training.engine import SingleEngine
 from training.float8 import convert_to_float8
+from training.liger import use_liger
 from training.processes import Processes
 from training.resources import Resources
 
 CPU = torch.device("cpu")
+LLAMA = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
 
 
 @pytest.mark.parametrize("how", ["full", "selective"])
@@ -90,6 +93,36 @@ def test_documents_learn_what_plain_attention_learns(precision: str, packed_data
 def test_attention_of_gpus_is_refused_on_cpus(attention: str, packed_data: Path) -> None:
     with pytest.raises(BadInput, match=f"`{attention}` trains on GPUs only, and the device is `cpu`"):
         Steps(packed_data, {"attention": attention})
+
+
+def test_ligers_kernels_are_refused_where_they_do_not_run(packed_data: Path) -> None:
+    with pytest.raises(BadInput, match="`liger` is for GPUs, and the device is `cpu`"):
+        Steps(packed_data, {"kernels": "liger"})
+    with pytest.raises(ValueError, match="kernels `liger` and compile fuse the same operations"):
+        Steps(packed_data, {"kernels": "liger", "compile": True})
+    if find_spec("liger_kernel") is None:
+        with pytest.raises(BadInput, match=r"pip install 'goldpath\[liger\]'"):
+            use_liger(AutoModelForCausalLM.from_config(LLAMA), torch.device("cuda"))
+
+
+def test_ligers_kernels_change_one_model_and_no_other() -> None:
+    pytest.importorskip("liger_kernel")
+    use_liger(AutoModelForCausalLM.from_config(LLAMA), torch.device("cuda"))
+    other = AutoModelForCausalLM.from_config(LLAMA)  # the one to export, on the CPU
+    assert other(input_ids=torch.arange(8)[None]).logits.isfinite().all()
+    with pytest.raises(BadInput, match="`liger` has no kernels for gpt2"):
+        use_liger(AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=32, n_head=2)), torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("training", [{}, {"lora_rank": 4}], ids=["all weights", "lora"])
+def test_ligers_kernels_learn_what_others_learn(training: dict[str, Any], packed_data: Path) -> None:
+    pytest.importorskip("liger_kernel")
+    gpu = Processes(0, 1, torch.device("cuda"))
+    sides = [Steps(packed_data, {"kernels": one}, training, processes=gpu) for one in ("liger", "torch")]
+    ours, plain = (torch.tensor(side.take(4)) for side in sides)
+    assert torch.allclose(ours, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_flash_needs_half_precision() -> None:
