@@ -87,7 +87,7 @@ class PreferenceObjective(Objective, ABC):
 
     def sums(self, batch: Batch, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the summed log-probabilities of all documents by the policy and by the reference, (documents,) each."""
-        reference = self.reference[list(batch.rows)].flatten().to(scores.device)
+        reference = self.reference[list(batch.rows)].flatten().to(scores.device, non_blocking=True)
         return answer_scores(batch, scores, self.data.segments_per_row), reference
 
 

@@ -84,7 +84,7 @@ def test_it_measures_with_nothing_but_torch_and_transformers() -> None:
     assert figures["eager: tokens per second"]["value"] > 0
     assert 0 < figures["eager: of the measured peak"]["value"] < 1
     assert "torch" in figures["eager: tokens per second"]["peer"]
-    assert "Liger's kernels: skipped, liger-kernel is not installed" in done.stderr
+    assert "Liger's kernels: skipped, job.yaml: resources.kernels: `liger` is for GPUs" in done.stderr
     assert "TRL: skipped, trl is not installed" in done.stderr
 
 
