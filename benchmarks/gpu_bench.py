@@ -121,9 +121,10 @@ class Bench:
         model = self.model(starts_like)
         scorer = Scorer(model, behaviour=behaviour).train()
         flops = partial(arithmetic_of(model).training, seq_len=self.seq_len)
-        told: Any = training, resources
-        place_blocks(model, *told, self.device, self.seq_len)
-        engine = make_engine(told[1], scorer, told[0], Processes(0, 1, self.device))
+        told_training: Any = training
+        told: Any = resources
+        place_blocks(model, told_training, told, self.device, self.seq_len)
+        engine = make_engine(told, scorer, told_training, Processes(0, 1, self.device))
         return Run(engine, Objective(self.rows()), flops)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
