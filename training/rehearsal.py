@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from training import document_attention
+from training import document_attention, varlen_attention
 from training.behaviour import Behaviour
 from training.model import plain_model
 from training.scoring import Scorer
@@ -101,6 +101,9 @@ class _Rehearsed(Scorer):
     def documents(self, inputs: Mapping[str, Tensor]) -> list[slice]:
         return self._documents
 
+    def boundaries(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros(len(self._documents) + 1, dtype=torch.int32)
+
 
 @torch.no_grad()
 def _behaviour_of(model: "PreTrainedModel") -> Behaviour:
@@ -121,6 +124,8 @@ def _behaviour_of(model: "PreTrainedModel") -> Behaviour:
     inputs: dict[str, Any] = {"input_ids": tokens, "position_ids": tokens, "attention_mask": None, "use_cache": False}
     if model.config._attn_implementation == document_attention.NAME:
         inputs["documents"] = [slice(0, 2)]
+    elif model.config._attn_implementation == varlen_attention.NAME:
+        inputs |= varlen_attention.lengths(torch.zeros(2, dtype=torch.int32), 2)
     try:
         seen.append(model(**inputs).logits)
     finally:
@@ -130,10 +135,6 @@ def _behaviour_of(model: "PreTrainedModel") -> Behaviour:
     return Behaviour(
         plain_head=len(seen) == 4 and storages[0] == storages[1] and storages[2] == storages[3], keeps_apart=True
     )
-
-    def boundaries(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        rows, seq_len = inputs["input_ids"].shape
-        return torch.arange(rows + 1, dtype=torch.int32) * seq_len
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
