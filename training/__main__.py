@@ -92,8 +92,8 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     """Joins the other processes, trains, and leaves them in step, whatever happens."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from training.loop import Stopped
     from training.processes import LostConnection, SaidByFirst, end_at_once, join_processes, leave_processes
+    from training.stop import Stopped
 
     processes = join_processes(resources, path)
     resources = resources.model_copy(update={"processes": processes.world})
@@ -148,8 +148,8 @@ def _work(
     job: Job, config: TrainingJob, resources: Resources, out: Path, processes: "Processes"
 ) -> dict[str, object] | None:
     """Does the stage's work; rank 0 alone holds the folder and writes the record. Returns the JSON line, there."""
-    from training.processes import StopRequest
     from training.stage import train_stage
+    from training.stop import StopRequest
 
     stop, held = StopRequest(), ExitStack()
     runs: list[StageRun] = []

@@ -22,7 +22,7 @@ from training.guard import StepResult
 from training.manifest import Progress
 from training.tracking import MlflowRun
 
-METRICS = "metrics.jsonl"
+METRICS, VALIDATION_LOSS = "metrics.jsonl", "validation_loss"
 SECONDS = "_seconds"  # what ends the name of a part's time per step
 PRODUCTIVE, JOULES = "productive" + SECONDS, "energy_joules"
 # What was measured. Every other figure of a row was computed, and repeats bit for bit.
@@ -39,12 +39,15 @@ class History:
 
     Args:
         path: the file.
-        step: the step that the run continues from; rows after it belong to work that the kill undid.
+        progress: where the run continues; rows after it belong to work that the kill undid, or that is done again.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.rows: list[Row] = [row for row in read_rows(path) if step and row["step"] <= step]
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, step = path, progress.step
+        rows = [row for row in read_rows(path) if step and row["step"] <= step]
+        if progress.awaits_validation:
+            rows = [row for row in rows if row["step"] < step or VALIDATION_LOSS not in row]
+        self.rows: list[Row] = rows
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
 
@@ -138,7 +141,7 @@ class Telemetry:
         path = self.out / METRICS
         used = max((row.get(JOULES, 0.0) for row in read_rows(path)), default=0.0)  # also by work that the kill undid
         self._attempts = begin_attempt(self.out, path, used)
-        self.history = History(path, self.progress.step)
+        self.history = History(path, self.progress)
         self._productive = max(self.history.values(PRODUCTIVE), default=0.0)
         self._energy = EnergyMeter(self.gauge.device)
         name = f"{self.job.version}/{self.job.stage}"
@@ -188,12 +191,13 @@ class Telemetry:
         """Returns speed, time per step by part, memory, goodput, energy and cost."""
         now = time.time()
         self._productive += span.training
+        steps = max(1, span.steps)  # none, where a signal came behind the last good one
         row: Row = {
             "tokens_per_second": round(span.tokens / span.training, 1),
             "padded_tokens_per_second": round(span.positions / span.training, 1),
             "mfu": round(self.gauge.utilisation(span), 4),
-            "step_seconds": round(sum(span.seconds.values()) / span.steps, 6),
-            **{part + SECONDS: round(span.seconds[part] / span.steps, 6) for part in (*PARTS, OTHER)},
+            "step_seconds": round(sum(span.seconds.values()) / steps, 6),
+            **{part + SECONDS: round(span.seconds[part] / steps, 6) for part in (*PARTS, OTHER)},
             "memory_bytes": peak_resident_bytes(),
             PRODUCTIVE: round(self._productive, 3),
             "goodput": round(self._attempts.goodput(self._productive, now), 4),

@@ -27,9 +27,10 @@ from training.loop import Loop
 from training.manifest import Progress
 from training.model import build_model
 from training.objectives import Objective
-from training.processes import Processes, StopRequest
+from training.processes import Processes
 from training.schedule import learning_rate
 from training.scoring import Scorer
+from training.stop import StopRequest
 from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
