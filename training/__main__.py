@@ -16,7 +16,7 @@ from lineage.section import parse
 from lineage.stage import StageRun
 from training.config import ModelConfig, TrainingJob
 from training.hub import find_base
-from training.last_words import ERROR_FILE, final_word, leave_word
+from training.last_words import ERROR_FILE, final_word, leave_word, may_speak
 from training.launch_files import settle
 from training.manifest import FOLDER
 from training.resources import Resources
@@ -62,6 +62,8 @@ def main() -> int:
         return _run(*_read_job(arguments.config, arguments.allow_change), arguments.config, arguments.out)
     except GoldpathError as error:
         leave_word(error, error.exit_code)
+        if not may_speak():
+            return int(error.exit_code)
         raise
 
 

@@ -164,14 +164,14 @@ class SingleEngine(Engine):
     def __init__(
         self, scorer: Scorer, config: TrainingConfig, processes: Processes, resources: Resources | None = None
     ) -> None:
-        super().__init__(scorer.to(processes.device), config, processes, resources)
+        super().__init__(scorer, config, processes, resources)
         self.forward: nn.Module = self.place()
         self.trained = {name: p for name, p in self.scorer.named_parameters() if p.requires_grad}
         self.optimizers = self.make_optimizers()
 
     def place(self) -> nn.Module:
-        """Returns the module to call: the scorer, or what wraps it."""
-        return self.scorer
+        """Moves the scorer to its device, and returns the module to call: the scorer, or what wraps it."""
+        return self.scorer.to(self.processes.device)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
@@ -251,7 +251,7 @@ class DdpEngine(SingleEngine):
     def place(self) -> nn.Module:
         device = self.processes.device
         return nn.parallel.DistributedDataParallel(
-            self.scorer, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+            super().place(), device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:

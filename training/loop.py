@@ -1,7 +1,7 @@
 """The loop: one page for pretraining, SFT, DPO and KTO, on one process or many."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from statistics import fmean
@@ -128,7 +128,7 @@ class Loop:
         elif config.on_bad_step == "halt" or self.progress.bad_in_a_row >= MOST_IN_A_ROW:
             self.halt(result, fault)
         elif self.telemetry:
-            self.telemetry.log_bad_step(result, fault, config.on_bad_step)
+            self.telemetry.log_bad_step(self.with_sources(result), fault, config.on_bad_step)
         return fault
 
     def pass_over(self, already_counted: bool) -> None:
@@ -154,10 +154,17 @@ class Loop:
             GoldpathError: naming the step and its rows.
         """
         self.checkpoints.commit()
+        result, data = self.with_sources(result), self.train.data
+        all_of_them = f" ({self.telemetry.keep_bad_step(result, fault)} names all)" if self.telemetry else ""
+        file = data.readable if result.sources else data.path
         raise GoldpathError(
-            f"{result}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
-            f"{self.train.data.path}, or pass such steps over with `on_bad_step: skip` or `rewind`"
+            f"{result}{all_of_them}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
+            f"{file}, or pass such steps over with `on_bad_step: skip` or `rewind`"
         ).met_together()
+
+    def with_sources(self, result: StepResult) -> StepResult:
+        """Returns a bad step with the ids of the rows that it read, as the person's own files have them."""
+        return replace(result, sources=self.train.data.sources(result.rows))
 
     def end(self, signal_number: int, saved: bool) -> NoReturn:
         """Ends the run where it is. What the next log would tell is saved too, so that the history has no seam.

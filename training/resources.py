@@ -11,6 +11,7 @@ EngineName = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Offload = Literal["none", "optimizer", "all"]
 Checkpointing = Literal["none", "full", "selective"]
 Attention = Literal["auto", "eager", "sdpa", "documents", "flash", "flex"]
+WITHOUT_WATCHDOG = 86_400  # seconds
 ZERO_ENGINES: frozenset[EngineName] = frozenset({"zero1", "zero2", "zero3"})
 OFFLOADING: dict[Offload, tuple[EngineName, ...]] = {
     "optimizer": ("zero1", "zero2", "zero3"),
@@ -58,6 +59,15 @@ class Resources(Section):
     attention: Attention = "auto"
     accelerate_config: str = ""
     deepspeed_config: str = ""
+
+    @property
+    def grace_seconds(self) -> int:
+        """How long a run that was asked to end is left to itself: for the step under way and the checkpoint behind it.
+
+        Both last as long as the state is large. Who knows whether they get anywhere is the run's own watchdog, which ends a
+        run that does not: a shorter limit from outside could only kill a checkpoint that is being written.
+        """
+        return 2 * self.hang_seconds or WITHOUT_WATCHDOG
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:

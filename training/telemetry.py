@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lineage.files import canonical_json, sha256_text, write_atomic
+from lineage.files import canonical_json, sha256_text, write_atomic, write_json
 from lineage.job import Job
 from lineage.memory import peak_resident_bytes
 from training.attempts import begin_attempt
@@ -23,6 +23,7 @@ from training.manifest import Progress
 from training.tracking import MlflowRun
 
 METRICS, VALIDATION_LOSS = "metrics.jsonl", "validation_loss"
+BAD_STEP = ".bad-step.json"  # hidden: no output of a run that goes on another time
 SECONDS = "_seconds"  # what ends the name of a part's time per step
 PRODUCTIVE, JOULES = "productive" + SECONDS, "energy_joules"
 # What was measured. Every other figure of a row was computed, and repeats bit for bit.
@@ -177,8 +178,12 @@ class Telemetry:
     def log_bad_step(self, result: StepResult, fault: str, did: str) -> None:
         """Tells of a step that was passed over, with its rows; numbers that are none are told as text, as JSON has none."""
         self._bar.write(f"{result}: {fault}; {did}", sys.stderr)
-        figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
-        self.history.append({"step": result.step + 1, "bad_step": fault, "did": did, **figures})
+        self.history.append(_told(result, fault) | {"did": did})
+
+    def keep_bad_step(self, result: StepResult, fault: str) -> Path:
+        """Writes the step that ends the run, with all its rows, beside the history; returns the file."""
+        write_json(self.out / BAD_STEP, _told(result, fault))
+        return self.out / BAD_STEP
 
     def close(self, finished: bool) -> None:
         """Ends all channels; waits a little for MLflow to take what is left."""
@@ -215,6 +220,13 @@ class Telemetry:
         self.history.append(row)
         if self._tracking:
             self._tracking.log(row)
+
+
+def _told(result: StepResult, fault: str) -> Row:
+    """Returns a bad step with its packed rows and, where the data tells, the ids of those that they were made of."""
+    figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
+    sources = {"sources": list(result.sources)} if result.sources else {}
+    return {"step": result.step + 1, "bad_step": fault, **figures, **sources}
 
 
 def history_digest(rows: list[Row]) -> str:
