@@ -75,6 +75,15 @@ def test_without_a_restart_left_the_error_names_who_was_killed(
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("launcher", ["training.launch", "torch.distributed.run"])
+def test_what_all_meet_before_they_met_is_said_once(launcher: str, training_command: Command, tmp_path: Path) -> None:
+    job = training_command.job("pretrain", no_such_option=3, resources=RESOURCES)
+    agent = start(job, tmp_path / "out", 1, launcher)
+    _, errors = agent.communicate(timeout=120)
+    assert errors.count("no_such_option: unknown key") == 1, errors
+    assert agent.returncode == (2 if launcher == "training.launch" else 1)
+
+
 def test_what_would_only_come_again_is_said_once(training_command: Command, tmp_path: Path) -> None:
     job = training_command.job("pretrain", rows_per_step=3, resources=RESOURCES)
     agent = start(job, tmp_path / "out", 3)
