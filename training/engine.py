@@ -246,7 +246,14 @@ class SingleEngine(Engine):
 
 
 class DdpEngine(SingleEngine):
-    """Every process holds everything; gradients are averaged (Li et al. 2020, PyTorch Distributed)."""
+    """Every process holds everything; gradients are averaged (Li et al. 2020, PyTorch Distributed).
+
+    After its first backward pass DDP puts the gradients into new buckets, in the order in which they came (section 3.2.3 of
+    that paper). Three or more numbers are summed in an order that depends on where in a bucket they lie, so the first step
+    of a resumed run would round as no step of an undisturbed one does: the first pass is taken twice.
+    """
+
+    _has_its_buckets = False
 
     def place(self) -> nn.Module:
         device = self.processes.device
@@ -256,6 +263,10 @@ class DdpEngine(SingleEngine):
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
         assert isinstance(self.forward, nn.parallel.DistributedDataParallel)
+        if self.processes.world > 2 and not self._has_its_buckets:
+            self._has_its_buckets = True
+            super().learn(batch, loss_of, last)
+            self.forget()
         with nullcontext() if last else self.forward.no_sync():
             return super().learn(batch, loss_of, last)
 

@@ -156,11 +156,11 @@ def test_a_validation_that_a_signal_ends_is_repeated(processes: int, training_co
     assert same_run(out, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, 3])  # DDP's buckets decide how three numbers are summed
 def test_signals_between_two_logs_leave_no_seam_in_the_history(
     processes: int, training_command: Command, tmp_path: Path
 ) -> None:
-    options = {"steps": 20, "log_every": 10, "checkpoint_every": 0, "resources": resources(processes)}
+    options = {"steps": 20, "rows_per_step": 6, "log_every": 10, "checkpoint_every": 0, "resources": resources(processes)}
     job, out = training_command.job("pretrain", **options), tmp_path / "out"
     code, _, errors = training_command.run(job, tmp_path / "whole", processes)
     assert code == 0, errors
