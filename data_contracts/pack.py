@@ -107,7 +107,7 @@ def fill_rows(rows: Sequence[Sequence[Piece]], seq_len: int, pad_token: int) -> 
         tensors["weights"] = _by_segment(rows, lambda piece: piece.weight, 1, np.float32)
     if any(piece.desirable is not None for pieces in rows for piece in pieces):
         tensors["desirable"] = _by_segment(rows, lambda piece: bool(piece.desirable), 0, np.int8)
-    if all(piece.source for pieces in rows for piece in pieces):
+    if rows and all(piece.source for pieces in rows for piece in pieces):
         numbers = {name: number for number, name in enumerate(dict.fromkeys(p.source for pieces in rows for p in pieces))}
         tensors["sources"] = _by_segment(rows, lambda piece: numbers[piece.source], -1, np.int32)
         names = json.dumps(list(numbers))
