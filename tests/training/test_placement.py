@@ -195,6 +195,7 @@ def test_every_engine_continues_what_another_began(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
 def test_a_gpu_never_holds_the_whole_model(engine: str, packed_data: Path) -> None:
     """With all weights on the CPU between their uses, building the engine needs one block's room."""
