@@ -40,11 +40,13 @@ class Piece:
         segments: one document or conversation, or the two answers of a pair.
         weight: how much its loss counts beside others.
         desirable: of a judged answer, whether it is a good one.
+        source: the id of the row that it was made of.
     """
 
     segments: tuple[Segment, ...]
     weight: float = 1.0
     desirable: bool | None = None
+    source: str = ""
 
     def __len__(self) -> int:
         """Tokens."""
@@ -114,10 +116,11 @@ def encode_documents(documents: Sequence[Document], tokenizer: "PreTrainedTokeni
     A control token in a text is encoded as the text that it is.
     """
     pieces: list[Piece] = []
-    for ids in _encode_plain([document.text for document in documents], tokenizer):
+    texts = _encode_plain([document.text for document in documents], tokenizer)
+    for document, ids in zip(documents, texts, strict=True):
         tokens = [*_begin(tokenizer), *ids, tokenizer.eos_token_id]
         parts = [tokens[start : start + seq_len] for start in range(0, len(tokens), seq_len)]
-        pieces += [Piece((Segment(part, [True] * len(part)),)) for part in parts]
+        pieces += [Piece((Segment(part, [True] * len(part)),), source=document.id) for part in parts]
     return pieces
 
 
@@ -137,7 +140,7 @@ def encode_examples(
         refused = [segment for segment in found if isinstance(segment, Reason)]
         learnt = tuple(segment for segment in found if isinstance(segment, Segment))
         desirable = row.label if isinstance(row, Judged) else None
-        pieces.append(refused[0] if refused else Piece(learnt, row.weight or 1.0, desirable))
+        pieces.append(refused[0] if refused else Piece(learnt, row.weight or 1.0, desirable, row.id))
     return pieces
 
 

@@ -81,6 +81,9 @@ def fill_rows(rows: Sequence[Sequence[Piece]], seq_len: int, pad_token: int) -> 
 
     Where pieces have weights or are judged there are also `weights`, float32, and `desirable`, int8, of shape
     (rows, most segments of a row).
+
+    Where pieces know the row that they were made of there are also `sources`, int32, of that shape: which of the names in
+    `source_ids`, uint8, a JSON list, each segment is of; -1 where there is no segment.
     """
     shape = (len(rows), seq_len)
     tensors: Tensors = {
@@ -104,6 +107,11 @@ def fill_rows(rows: Sequence[Sequence[Piece]], seq_len: int, pad_token: int) -> 
         tensors["weights"] = _by_segment(rows, lambda piece: piece.weight, 1, np.float32)
     if any(piece.desirable is not None for pieces in rows for piece in pieces):
         tensors["desirable"] = _by_segment(rows, lambda piece: bool(piece.desirable), 0, np.int8)
+    if rows and all(piece.source for pieces in rows for piece in pieces):
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(p.source for pieces in rows for p in pieces))}
+        tensors["sources"] = _by_segment(rows, lambda piece: numbers[piece.source], -1, np.int32)
+        names = json.dumps(list(numbers))
+        tensors["source_ids"] = np.frombuffer(names.encode(), dtype=np.uint8)
     return tensors
 
 

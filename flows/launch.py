@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 
+from flows.processes import GRACE
 from flows.tracking import tracking_uri
 from lineage.child import die_with_parent
 from lineage.errors import ExitCode, GoldpathError
@@ -62,7 +63,7 @@ BUSY_PERCENT = 70
 LOOK_SECONDS = 0.05
 # Ended from outside (preempted, out of memory), or by a stage's own watchdog because it hung.
 WORTH_ANOTHER_TRY = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGKILL, os.EX_TEMPFAIL)
-SECONDS_TO_END = 30  # a training stage writes a checkpoint when it is told to end
+SECONDS_TO_END = 30  # for stages that have nothing to save; training has `Resources.grace_seconds`
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,23 @@ def stage_command(job: Job, out: Path, meeting: Meeting | None = None) -> list[s
         meeting: where this node meets the others of the stage; None where there are none.
     """
     arguments = ["--config", str(out / "job.yaml"), "--out", str(out)]
-    resources = Resources.model_validate(job.resources if job.stage in TRAINING_STAGES else {})
+    resources = _resources_of(job)
     if resources.processes > 1:
         where = [f"--nnodes={resources.nodes}", *meeting.options] if meeting else ["--standalone"]
         each = resources.processes // resources.nodes if meeting else resources.processes
-        torchrun = [*where, f"--nproc-per-node={each}", f"--max-restarts={resources.restarts}"]
+        patience = [f"--max-restarts={resources.restarts}", f"--shutdown-timeout={resources.grace_seconds}"]
+        torchrun = [*where, f"--nproc-per-node={each}", *patience]
         return [sys.executable, "-m", "training.launch", *torchrun, "-m", *ROOMS[job.stage], *arguments]
     return [sys.executable, "-m", *ROOMS[job.stage], *arguments]
+
+
+def seconds_to_end(job: Job) -> int:
+    """Returns how long a stage may take to end when it is asked to."""
+    return _resources_of(job).grace_seconds if job.stage in TRAINING_STAGES else SECONDS_TO_END
+
+
+def _resources_of(job: Job) -> Resources:
+    return Resources.model_validate(job.resources if job.stage in TRAINING_STAGES else {})
 
 
 def run_stage(
@@ -150,6 +161,7 @@ def run_stage(
         STAGE_ENVIRONMENT | waiting(job.stage) | os.environ | TELEMETRY_OFF | {"GOLDPATH_HOME": str(settings.home)}
     )
     environment.setdefault("MLFLOW_TRACKING_URI", tracking_uri(settings))
+    environment[GRACE] = str(seconds_to_end(job))
     process = subprocess.Popen(
         command,
         env=environment,
@@ -167,7 +179,7 @@ def run_stage(
         said = process.stdout.read().decode(errors="replace").strip().splitlines()
         code = process.wait()
     except BaseException:
-        end_patiently(process)
+        end_patiently(process, seconds_to_end(job))
         raise
     finally:
         echo.join(timeout=10)
@@ -203,13 +215,20 @@ def _echo(stream: IO[bytes], tail: "deque[str]", log: Path) -> None:
         tail.append(rest.decode(errors="replace").strip())
 
 
-def end_patiently(process: "subprocess.Popen[Any]") -> None:
-    """Asks a process that leads its own group, and its children, to end, and ends them if they do not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number)
-        try:
-            process.wait(timeout=SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            continue
+def end_patiently(process: "subprocess.Popen[Any]", seconds: float = SECONDS_TO_END) -> None:
+    """Asks a process that leads its own group, and all in it, to end; kills them if they do not, or at a second Ctrl-C."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+    except BaseException:
+        _kill_group(process)
+        raise
+
+
+def _kill_group(process: "subprocess.Popen[Any]") -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

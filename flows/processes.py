@@ -5,12 +5,15 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 
 # Every descendant of a service inherits this variable, so that a service's orphans are found after a `kill -9`
 # of the service itself, when the process tree is gone (Jenkins' ProcessTreeKiller works the same way).
 MARK = "SERVICE_OF_GOLDPATH"
+# And every process of a stage this one: how many seconds it may take to end, because it has something to save.
+GRACE = "SECONDS_TO_END_OF_GOLDPATH"
 
 
 def is_alive(pid: int, started: float) -> bool:
@@ -37,7 +40,7 @@ def end_family(mark: str, root: int | None, patience: float = 10.0) -> None:
 
     Args:
         root: the service's own pid; None where only orphans may be left.
-        patience: seconds before SIGKILL.
+        patience: seconds before SIGKILL; a stage that the service runs may have more (`GRACE`).
     """
     members = family(mark)
     first = [process for process in members if process.pid == root]
@@ -47,10 +50,20 @@ def end_family(mark: str, root: int | None, patience: float = 10.0) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
         psutil.wait_procs(wave, timeout=patience if wave else 0)
+    saving = {process: grace for process in family(mark) if (grace := _grace_of(process)) > patience}
+    if saving:
+        psutil.wait_procs(list(saving), timeout=max(saving.values()))
+        psutil.wait_procs(family(mark), timeout=patience)  # who waited for them
     for process in family(mark):  # the stubborn, and any that were born meanwhile
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
             process.wait(timeout=patience)
+
+
+def _grace_of(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error, OSError):
+        return float(process.environ().get(GRACE, "0"))
+    return 0.0
 
 
 def choose_port(wanted: int, remembered: int) -> int | None:
@@ -66,12 +79,17 @@ def choose_port(wanted: int, remembered: int) -> int | None:
 
 @contextlib.contextmanager
 def signals_end_with_cleanup() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `SystemExit`, so that `finally` blocks run; only in a process's main thread."""
+    """Turns SIGTERM and SIGHUP into `SystemExit`, so that `finally` blocks run; only in a process's main thread.
+
+    Only the first one: a second would break off the `finally` blocks, which may wait for a checkpoint.
+    """
 
     def leave(number: int, _frame: object) -> None:
+        for handled in previous:
+            signal.signal(handled, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    previous = {}
+    previous: dict[signal.Signals, Any] = {}
     with contextlib.suppress(ValueError):  # signal.signal refuses outside the main thread; its owner handles signals
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:

@@ -17,7 +17,7 @@ from lineage.stage import StageRun
 from training.config import ModelConfig, TrainingJob
 from training.hardware import prepare_gpus
 from training.hub import find_base
-from training.last_words import ERROR_FILE, final_word, leave_word
+from training.last_words import ERROR_FILE, final_word, leave_word, may_speak
 from training.launch_files import settle
 from training.manifest import FOLDER
 from training.resources import Resources
@@ -64,6 +64,8 @@ def main() -> int:
         return _run(*_read_job(arguments.config, arguments.allow_change), arguments.config, arguments.out)
     except GoldpathError as error:
         leave_word(error, error.exit_code)
+        if not may_speak():
+            return int(error.exit_code)
         raise
 
 
@@ -94,8 +96,8 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     """Joins the other processes, trains, and leaves them in step, whatever happens."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from training.loop import Stopped
     from training.processes import LostConnection, SaidByFirst, end_at_once, join_processes, leave_processes
+    from training.stop import Stopped
 
     processes = join_processes(resources, path)
     resources = resources.model_copy(update={"processes": processes.world})
@@ -150,8 +152,8 @@ def _work(
     job: Job, config: TrainingJob, resources: Resources, out: Path, processes: "Processes"
 ) -> dict[str, object] | None:
     """Does the stage's work; rank 0 alone holds the folder and writes the record. Returns the JSON line, there."""
-    from training.processes import StopRequest
     from training.stage import train_stage
+    from training.stop import StopRequest
 
     stop, held = StopRequest(), ExitStack()
     runs: list[StageRun] = []

@@ -1,5 +1,6 @@
 """Packed rows on disk, and which of them each step of each process learns from: a pure function of (seed, epoch, step)."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from training.choices import ROW_KINDS, ObjectiveName
 
 TENSORS = ("input_ids", "labels", "position_ids", "segment_ids")
 SEGMENT_TENSORS = ("weights", "desirable")  # of some files: a figure per document
+SOURCES, SOURCE_IDS = "sources", "source_ids"  # of files that name the rows that they were packed from
 NO_TARGET = -100  # the label of a token that is read but not learnt
 ROWS_AT_A_TIME = 1024  # that are counted, so that a large file is never in memory whole
 
@@ -159,6 +161,23 @@ class PackedRows:
         if batch.weights is not None:
             return float(batch.weights.sum(dtype=torch.float64))
         return len(batch.examples) if self._per_example else len(batch.targets)
+
+    @property
+    def readable(self) -> Path:
+        """The file with the rows before they were packed, which a person can read."""
+        return self.folder / "rows" / self.path.parent.name / f"{self.path.stem}.jsonl"
+
+    def sources(self, rows: Sequence[int]) -> list[str]:
+        """Returns the ids of the data's rows that packed rows were made of, in order; none where the file does not say.
+
+        They are read when something is wrong only: no step pays for them.
+        """
+        with safe_open(self.path, framework="pt") as file:
+            if SOURCES not in file.keys():  # noqa: SIM118  (no mapping)
+                return []
+            ids = json.loads(file.get_tensor(SOURCE_IDS).numpy().tobytes())
+            numbers = file.get_tensor(SOURCES)[list(rows)].flatten().tolist()
+        return [ids[number] for number in dict.fromkeys(numbers) if number >= 0]
 
     def _figures(self, name: str, index: Tensor, documents: Tensor) -> Tensor | None:
         """Returns a figure of some documents of the rows at `index`, None where the file does not have it."""

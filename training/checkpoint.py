@@ -60,13 +60,16 @@ class Checkpoints:
     Attributes:
         folder: `<out>/.checkpoints`, shared by all processes.
         fingerprints: the stage's identity first, then those that it may continue from; checkpoints of others are refused.
-        keep: how many of the newest stay.
+        keep: how many of the newest stay, and of the regular ones the newest.
+        is_regular: whether a checkpoint of that step is written whatever happens. Others exist because a signal came: a run
+            that goes back to them would end with other weights than one that met no signal.
     """
 
     folder: Path
     fingerprints: Collection[str]
     keep: int
     processes: Processes
+    is_regular: Callable[[int], bool] = lambda step: True
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
     _writing: _Writing | None = None
 
@@ -108,12 +111,15 @@ class Checkpoints:
             self.processes.on_first(lambda: self._give_up(writing.progress.step, problems[0]))
         files = {name: entry for share in shares if not isinstance(share, str) for name, entry in share.items()}
         manifest = CheckpointManifest(
-            fingerprint=next(iter(self.fingerprints)), precision=writing.precision, progress=writing.progress, files=files
+            fingerprint=self.identity, precision=writing.precision, progress=writing.progress, files=files
         )
         self.processes.on_first(lambda: self._publish(manifest))
 
-    def load_newest(self, engine: Engine) -> Progress:
+    def load_newest(self, engine: Engine, to_rewind: bool = False) -> Progress:
         """Restores the newest checkpoint whose every byte verifies, and says on stderr which ones it had to pass over.
+
+        Args:
+            to_rewind: the run goes back, and does not continue: only regular checkpoints count.
 
         Returns:
             Where the run continues; step 0 where there is no checkpoint.
@@ -122,12 +128,12 @@ class Checkpoints:
             BadInput: the checkpoints belong to another configuration or other inputs.
             GoldpathError: there are checkpoints, but none is whole.
         """
-        found = self.processes.on_first(self._newest_verified)
+        found = self.processes.on_first(lambda: self._newest_verified(to_rewind))
         if found is None:
             return Progress()
         folder, manifest = found
         progress = manifest.progress
-        if manifest.fingerprint == self._own and manifest.precision != engine.precision:
+        if manifest.fingerprint == self.identity and manifest.precision != engine.precision:
             raise BadInput(
                 folder / MANIFEST,
                 "precision",
@@ -142,7 +148,8 @@ class Checkpoints:
         return progress
 
     @property
-    def _own(self) -> str:
+    def identity(self) -> str:
+        """The stage's own fingerprint."""
         return next(iter(self.fingerprints))
 
     def _require_sizes(self, folder: Path, engine: Engine, sizes: Mapping[str, int]) -> None:
@@ -160,9 +167,11 @@ class Checkpoints:
                     "undo the change of the model: its checkpoints are of no use to another one",
                 )
 
-    def _newest_verified(self) -> tuple[Path, CheckpointManifest] | None:
+    def _newest_verified(self, to_rewind: bool) -> tuple[Path, CheckpointManifest] | None:
         found_any = False
         for found in find_checkpoints(self.folder, verify=True):
+            if to_rewind and not self.is_regular(found.step):
+                continue
             found_any = True
             if found.manifest is not None and not found.problem and found.manifest.fingerprint not in self.fingerprints:
                 raise BadInput(
@@ -189,7 +198,8 @@ class Checkpoints:
         # Later ones are damaged: this run passed them over. They must not push out the ones that are whole.
         known = sorted(checkpoint_folders(self.folder), key=step_of)
         later, here = [path for path in known if step_of(path) > manifest.progress.step], known.index(final) + 1
-        for old in [*later, *known[: max(0, here - self.keep)]]:
+        spare = max((path for path in known[:here] if self.is_regular(step_of(path))), key=step_of, default=final)
+        for old in [*later, *(path for path in known[: max(0, here - self.keep)] if path != spare)]:
             shutil.rmtree(old)
 
     def _give_up(self, step: int, problem: str) -> None:

@@ -172,14 +172,14 @@ class SingleEngine(Engine):
     def __init__(
         self, scorer: Scorer, config: "TrainingConfig", processes: Processes, resources: "Resources | None" = None
     ) -> None:
-        super().__init__(scorer.to(processes.device), config, processes, resources)
+        super().__init__(scorer, config, processes, resources)
         self.forward: nn.Module = self.place()
         self.trained = {name: p for name, p in self.scorer.named_parameters() if p.requires_grad}
         self.optimizers = self.make_optimizers()
 
     def place(self) -> nn.Module:
-        """Returns the module to call: the scorer, or what wraps it."""
-        return self.scorer
+        """Moves the scorer to its device, and returns the module to call: the scorer, or what wraps it."""
+        return self.scorer.to(self.processes.device)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
@@ -254,16 +254,27 @@ class SingleEngine(Engine):
 
 
 class DdpEngine(SingleEngine):
-    """Every process holds everything; gradients are averaged (Li et al. 2020, PyTorch Distributed)."""
+    """Every process holds everything; gradients are averaged (Li et al. 2020, PyTorch Distributed).
+
+    After its first backward pass DDP puts the gradients into new buckets, in the order in which they came (section 3.2.3 of
+    that paper). Three or more numbers are summed in an order that depends on where in a bucket they lie, so the first step
+    of a resumed run would round as no step of an undisturbed one does: the first pass is taken twice.
+    """
+
+    _has_its_buckets = False
 
     def place(self) -> nn.Module:
         device = self.processes.device
         return nn.parallel.DistributedDataParallel(
-            self.scorer, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+            super().place(), device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
 
     def learn(self, batch: Batch, loss_of: LossOf, last: bool) -> Tensor:
         assert isinstance(self.forward, nn.parallel.DistributedDataParallel)
+        if self.processes.world > 2 and not self._has_its_buckets:
+            self._has_its_buckets = True
+            super().learn(batch, loss_of, last)
+            self.forget()
         with nullcontext() if last else self.forward.no_sync():
             return super().learn(batch, loss_of, last)
 

@@ -13,6 +13,7 @@ WINDOW = 64  # losses that a new one is compared with
 FEWEST = 16  # below that many no loss counts as a spike: the first steps fall steeply
 NORMAL_MAD = 1.4826  # median absolute deviation → standard deviation, for a normal distribution
 LEAST_SPREAD = 0.01  # of the median: where losses hardly differ, a little more is no spike
+MOST_NAMED = 12  # rows in one line
 MOST_IN_A_ROW = 10  # bad steps, until it is no accident any more
 
 
@@ -22,19 +23,26 @@ class StepResult:
 
     Attributes:
         step: its number; the first is 0.
-        rows: the training rows that it read.
+        rows: the packed rows that it read.
         loss: the mean over its terms, in nats.
         grad_norm: the global gradient norm before clipping.
+        sources: the ids of the data's rows in them; empty where the data does not tell.
     """
 
     step: int
     rows: Sequence[int]
     loss: float
     grad_norm: float
+    sources: Sequence[str] = ()
 
     def __str__(self) -> str:
-        rows = ", ".join(str(row) for row in self.rows)
-        return f"step {self.step + 1}: loss {self.loss:.4g}, gradient norm {self.grad_norm:.4g}, training rows {rows}"
+        named = f"rows {_some(self.sources)}" if self.sources else f"packed rows {_some(self.rows)}"
+        return f"step {self.step + 1}: loss {self.loss:.4g}, gradient norm {self.grad_norm:.4g}, {named}"
+
+
+def _some(names: Sequence[object]) -> str:
+    rest = len(names) - MOST_NAMED
+    return ", ".join(map(str, names[:MOST_NAMED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def find_fault(result: StepResult, recent: Sequence[float], deviations: float) -> str:

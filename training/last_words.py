@@ -17,6 +17,7 @@ from lineage.files import write_atomic
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 ATTEMPT = "attempt_"
+SAID = "said"  # beside the folders of an attempt's ranks: one of them has told the person
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,24 @@ def leave_word(error: BaseException, exit_code: int) -> None:
         _write(Path(path), LastWord(str(error), int(time.time()), exit_code, int(os.environ.get("RANK", "0")), is_final))
 
 
+def may_speak() -> bool:
+    """Whether this process is the first of its node's that asks: what all meet before they have met is said once."""
+    if ERROR_FILE not in os.environ:
+        return True
+    try:
+        (_attempt_folder(Path(os.environ[ERROR_FILE])) / SAID).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # better twice than never
+        return True
+    return True
+
+
+def was_said(error_file: Path) -> bool:
+    """Whether a process of the attempt that an error file belongs to was the one to speak (`may_speak`)."""
+    return (_attempt_folder(error_file) / SAID).exists()
+
+
 def read_word(path: Path) -> LastWord | None:
     """Returns what a process left; None where it left nothing that can be read."""
     with suppress(OSError, ValueError, TypeError):
@@ -56,15 +75,21 @@ def read_word(path: Path) -> LastWord | None:
 def final_word() -> LastWord | None:
     """Returns the final error of this node's processes before the restart, and leaves it again; None where all is open."""
     path = Path(os.environ.get(ERROR_FILE, ""))
-    attempt = path.parent.parent.name.removeprefix(ATTEMPT)
+    attempt = _attempt_folder(path).name.removeprefix(ATTEMPT)
     if not attempt.isdigit():
         return None
-    before = path.parent.parent.with_name(f"{ATTEMPT}{int(attempt) - 1}")
+    before = _attempt_folder(path).with_name(f"{ATTEMPT}{int(attempt) - 1}")
     words = [word for one in sorted(before.glob(f"*/{path.name}")) if (word := read_word(one)) and word.is_final]
     if not words:
         return None
     _write(path, words[0])
+    if (before / SAID).exists():
+        may_speak()
     return words[0]
+
+
+def _attempt_folder(error_file: Path) -> Path:
+    return error_file.parent.parent
 
 
 def _write(path: Path, word: LastWord) -> None:

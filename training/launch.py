@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lineage.errors import ExitCode, GoldpathError, run_cli
 from lineage.privacy import switch_off_telemetry
-from training.last_words import read_word
+from training.last_words import read_word, was_said
+from training.resources import Resources
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -31,11 +32,12 @@ class NodesDidNotMeet(GoldpathError):
 
 
 # torchrun reads its options from PET_ variables too. By default it dies of the signal that SLURM sends ahead of a time
-# limit, and processes that meet again after a restart find the addresses of the dead in its store. Its log tells in many
-# lines what is told here in one.
+# limit, kills processes that still write their checkpoint 30 s after any other, and processes that meet again after a
+# restart find the addresses of the dead in its store. Its log tells in many lines what is told here in one.
 DEFAULTS = {
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(Resources().grace_seconds),
     "LOGLEVEL": "CRITICAL",
 }
 
@@ -46,11 +48,13 @@ def main() -> int:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import api
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
+    api._terminate_process_handler = _end_once  # type: ignore[assignment]
     try:
         run(parse_args(sys.argv[1:]))  # type: ignore[no-untyped-call]  # torchrun's own `main`, in two steps
     except SignalException as ended:
@@ -63,6 +67,19 @@ def main() -> int:
             print(f"error: {describe(rank, failure)}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     return ExitCode.OK
+
+
+def _end_once(number: int, _frame: object) -> NoReturn:
+    """Ends the agent, which ends its processes in order. With torchrun's own handler a second signal breaks that off.
+
+    Raises:
+        SignalException: what torchrun expects.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    for name in os.environ["PET_SIGNALS_TO_HANDLE"].split(","):
+        signal.signal(signal.Signals[name.strip()], signal.SIG_IGN)
+    raise SignalException(f"process {os.getpid()} got signal {number}", signal.Signals(number))
 
 
 def blame(failure: "ProcessFailure") -> tuple[int, int]:
@@ -88,11 +105,14 @@ def describe(rank: int, failure: "ProcessFailure") -> str:
 
 
 def _has_been_said(failures: "dict[int, ProcessFailure]") -> bool:
-    """Whether rank 0 is here, and has told the error itself.
+    """Whether one that had not met the others has told the error, or rank 0, if it is here.
 
-    It may have been ended before it failed by itself, and then torchrun does not name it; its file lies beside the others.
+    Rank 0 may have been ended before it failed by itself, and then torchrun does not name it; its file lies beside the
+    others.
     """
     rank, failure = next(iter(failures.items()))
+    if was_said(Path(failure.error_file)):
+        return True
     if rank != failure.local_rank:  # rank 0 is on another node
         return False
     word = read_word(Path(failure.error_file).parents[1] / "0" / Path(failure.error_file).name)

@@ -1,7 +1,7 @@
 """The loop: one page for pretraining, SFT, DPO and KTO, on one process or many."""
 
-import signal
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from statistics import fmean
@@ -18,19 +18,12 @@ from training.engine import Engine
 from training.guard import MOST_IN_A_ROW, StepResult, find_fault, remember
 from training.manifest import Progress
 from training.objectives import Objective
-from training.processes import Processes, StopRequest
+from training.processes import Processes
 from training.schedule import learning_rate
+from training.stop import Stopped, StopRequest
 from training.telemetry import Span, Telemetry
 from training.validate import validate, with_zero_point
 from training.watchdog import Watchdog
-
-
-class Stopped(Exception):
-    """The run was asked to end by a signal, and has saved its state."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"ended by {signal.Signals(number).name}; run the same command again to continue")
 
 
 @dataclass
@@ -63,10 +56,10 @@ class Loop:
             GoldpathError: a bad step that the configuration does not pass over, or a checkpoint that cannot be written.
         """
         config = self.config
-        if self.progress.step == 0:
+        if self.progress.step == 0 or self.progress.awaits_validation:
             self.validate()
-            if config.on_bad_step == "rewind":  # there must be something to go back to
-                self.save()
+        if self.progress.step == 0 and config.on_bad_step == "rewind":  # there must be something to go back to
+            self.save()
         while self.progress.step < config.steps:
             self.update()
             step = self.progress.step
@@ -75,7 +68,7 @@ class Loop:
                 with self.engine.clock("checkpoint"):
                     self.checkpoints.commit()
             last = step == config.steps
-            save = last or signal_number or _due(step, config.checkpoint_every)
+            save = last or _due(step, config.checkpoint_every)
             validate = last or _due(step, config.validate_every)
             if save or validate or _due(step, config.log_every):
                 self.log()
@@ -84,8 +77,7 @@ class Loop:
             if save:
                 self.save()
             if signal_number and not last:
-                self.checkpoints.commit()
-                raise Stopped(signal_number)
+                self.end(signal_number, saved=save)
         self.checkpoints.commit()
 
     def update(self) -> None:
@@ -136,7 +128,7 @@ class Loop:
         elif config.on_bad_step == "halt" or self.progress.bad_in_a_row >= MOST_IN_A_ROW:
             self.halt(result, fault)
         elif self.telemetry:
-            self.telemetry.log_bad_step(result, fault, config.on_bad_step)
+            self.telemetry.log_bad_step(self.with_sources(result), fault, config.on_bad_step)
         return fault
 
     def pass_over(self, already_counted: bool) -> None:
@@ -151,7 +143,7 @@ class Loop:
         self.progress = now.model_copy(update={"passed_over": passed_over, "bad_in_a_row": now.bad_in_a_row + 1})
         if self.config.on_bad_step == "rewind":
             self.checkpoints.commit()
-            before = self.checkpoints.load_newest(self.engine)
+            before = self.checkpoints.load_newest(self.engine, to_rewind=True)
             gone = {"passed_over": now.step - before.updates, "recent_losses": before.recent_losses}
             self.progress = self.progress.model_copy(update=gone)
 
@@ -162,42 +154,85 @@ class Loop:
             GoldpathError: naming the step and its rows.
         """
         self.checkpoints.commit()
+        result, data = self.with_sources(result), self.train.data
+        all_of_them = f" ({self.telemetry.keep_bad_step(result, fault)} names all)" if self.telemetry else ""
+        file = data.readable if result.sources else data.path
         raise GoldpathError(
-            f"{result}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
-            f"{self.train.data.path}, or pass such steps over with `on_bad_step: skip` or `rewind`"
+            f"{result}{all_of_them}: {fault}. Fix: lower `learning_rate`, lengthen `warmup_steps`, look at those rows of "
+            f"{file}, or pass such steps over with `on_bad_step: skip` or `rewind`"
         ).met_together()
 
+    def with_sources(self, result: StepResult) -> StepResult:
+        """Returns a bad step with the ids of the rows that it read, as the person's own files have them."""
+        return replace(result, sources=self.train.data.sources(result.rows))
+
+    def end(self, signal_number: int, saved: bool) -> NoReturn:
+        """Ends the run where it is. What the next log would tell is saved too, so that the history has no seam.
+
+        Raises:
+            Stopped: always.
+        """
+        if not saved:
+            self.read_figures()
+            self.save()
+        self.checkpoints.commit()
+        raise Stopped(signal_number)
+
     def log(self) -> None:
-        """Reads the figures of the steps since the last time. Only here does the CPU wait for a GPU.
+        """Logs what the steps since the last time came to."""
+        if not self._unread and not self.progress.unlogged:  # all of them were passed over
+            return
+        span = self.read_figures()
+        steps, losses, norms = zip(*self.progress.unlogged, strict=True)
+        self.progress = self.progress.model_copy(update={"unlogged": ()})
+        if self.telemetry:
+            row = {
+                "loss": fmean(losses),
+                "learning_rate": learning_rate(self.config, steps[-1]),
+                "grad_norm": norms[-1],
+                "grad_norm_max": max(norms),
+                **self.engine.scale_figures(),
+            }
+            self.telemetry.log_steps(self.progress, span, row)
+
+    def read_figures(self) -> Span:
+        """Reads the losses and norms of the steps since the last time. Only here does the CPU wait for a GPU.
+
+        Returns:
+            What this process has measured meanwhile.
 
         Raises:
             GoldpathError: naming the first step whose loss or gradient is no finite number, and its rows.
         """
         unread, self._unread = self._unread, []
-        if not unread:  # all of them were passed over
-            return
+        if not unread:
+            return Span(0, 0, 0, 0, self.engine.clock.read())
         losses = self.processes.sum(torch.stack([figures.loss for figures in unread])).tolist()
         norms = torch.stack([figures.grad_norm for figures in unread]).tolist()
         for figures, loss, norm in zip(unread, losses, norms, strict=True):
             result = figures.result(loss, norm)
             if fault := find_fault(result, (), 0.0):
                 self.halt(result, fault)
-        seconds = self.engine.clock.read()
-        if self.telemetry:
-            row = {
-                "loss": fmean(losses),
-                "learning_rate": unread[-1].rate,
-                "grad_norm": norms[-1],
-                "grad_norm_max": max(norms),
-                **self.engine.scale_figures(),
-            }
-            tokens, positions, targets = (sum(counts) for counts in zip(*(step.size for step in unread), strict=True))
-            self.telemetry.log_steps(self.progress, Span(len(unread), tokens, positions, targets, seconds), row)
+        read = zip((figures.step for figures in unread), losses, norms, strict=True)
+        self.progress = self.progress.model_copy(update={"unlogged": (*self.progress.unlogged, *read)})
+        tokens, positions, targets = (sum(counts) for counts in zip(*(one.size for one in unread), strict=True))
+        return Span(len(unread), tokens, positions, targets, self.engine.clock.read())
 
     def validate(self) -> None:
-        """Scores the validation rows, and logs the result."""
-        with self.engine.clock("validation"):
-            figures = validate(self.engine, self.validation, self.watchdog.beat)
+        """Scores the validation rows, and logs the result.
+
+        Raises:
+            Stopped: a signal asked for the end; the run that continues validates again.
+        """
+        try:
+            with self.engine.clock("validation"):
+                figures = validate(self.engine, self.validation, self.beat)
+        except Stopped as stopped:
+            if self.progress.step == 0:  # nothing was learnt yet
+                raise
+            self.progress = self.progress.model_copy(update={"awaits_validation": True})
+            self.end(stopped.number, saved=False)
+        self.progress = self.progress.model_copy(update={"awaits_validation": False})
         if not all(isfinite(figure) for figure in figures.values()):
             self.checkpoints.commit()
             raise GoldpathError(
@@ -206,6 +241,11 @@ class Loop:
             ).met_together()
         if self.telemetry:
             self.telemetry.log_validation({"step": self.progress.step, **figures})
+
+    def beat(self, doing: str) -> None:
+        """Tells the watchdog what goes on, and heeds a request to end. All processes call it at the same point."""
+        self.watchdog.beat(doing)
+        self.stop.heed(self.processes)
 
     def save(self) -> None:
         """Begins a checkpoint; it counts once it is committed."""
@@ -239,6 +279,13 @@ class StepFigures:
 
 def _mean_share(objective: Objective, terms: float, batch: Batch, scores: Tensor) -> Tensor:
     return objective.loss(batch, scores) / terms
+
+
+def is_regular(config: TrainingConfig) -> Callable[[int], bool]:
+    """Returns which steps a run saves by its configuration, beside the last one: those that it may rewind to."""
+    if config.on_bad_step != "rewind":
+        return lambda step: True
+    return lambda step: not step or _due(step, config.checkpoint_every)
 
 
 def _due(step: int, every: int) -> bool:

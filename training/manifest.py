@@ -1,9 +1,12 @@
 """What a checkpoint says of itself, and whether its bytes bear it out. Without torch: `goldpath checkpoints` asks too."""
 
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import Field
 
 from lineage.bundle import FileEntry, describe_file
 from lineage.errors import BadInput
@@ -23,6 +26,8 @@ class Progress(Section):
         passed_over: how many of the steps changed nothing, because the guard took them for damage (`training.guard`).
         bad_in_a_row: how many of them were the last ones.
         recent_losses: the losses that a spike would be measured against, the newest last; empty where nobody looks.
+        unlogged: (step, loss, gradient norm) of the steps since the last log, where a signal came between two logs.
+        awaits_validation: whether a signal came during the validation of this step.
     """
 
     step: int = 0
@@ -30,6 +35,9 @@ class Progress(Section):
     passed_over: int = 0
     bad_in_a_row: int = 0
     recent_losses: tuple[float, ...] = ()
+    # Left out where they say nothing, so that manifests of before they existed keep their digests.
+    unlogged: tuple[tuple[int, float, float], ...] = Field(default=(), exclude_if=operator.not_)
+    awaits_validation: bool = Field(default=False, exclude_if=operator.not_)
 
     @property
     def updates(self) -> int:

@@ -1,7 +1,6 @@
 """The processes that train together: who this one is, where it computes, and what they agree on over the CPU."""
 
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -205,28 +204,6 @@ def end_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-class StopRequest:
-    """Remembers a request to end until the loop has a consistent state to save. A second Ctrl-C ends at once.
-
-    SIGTERM is what Kubernetes, systemd and cloud agents send before they take a machine away; SIGUSR1 is what SLURM is told
-    to send ahead of a time limit (`--signal=USR1@120`).
-
-    Attributes:
-        number: the signal that came, 0 for none.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._remember)
-
-    def _remember(self, number: int, frame: object) -> None:
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = number
-        print(f"{signal.Signals(number).name}: saving a checkpoint, then ending", file=sys.stderr)
 
 
 def _choose_device(resources: "Resources", local_rank: int, where: Path) -> torch.device:

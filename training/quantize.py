@@ -95,6 +95,13 @@ def quantize(model: nn.Module, kept: Iterable[str]) -> None:
         _replace(model, name, Nf4Linear(layer))
 
 
+def move_packed(model: nn.Module, device: torch.device) -> None:
+    """Moves the 4-bit layers to where they compute: engines that divide weights move those, and know no others."""
+    for part in model.modules():
+        if isinstance(part, Nf4Linear):
+            part.to(device)
+
+
 def dequantize(model: nn.Module) -> None:
     """Replaces every 4-bit layer by a plain one with the weight that its bits stand for."""
     layers = {name: part for name, part in model.named_modules() if isinstance(part, Nf4Linear)}

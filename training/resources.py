@@ -8,6 +8,8 @@ from lineage.section import Section
 from training.choices import OFFLOADING, ZERO_ENGINES, Attention, Checkpointing, EngineName, Kernels, Offload
 from training.config import Count, Positive
 
+WITHOUT_WATCHDOG = 86_400  # seconds
+
 
 class Resources(Section):
     """How a stage is executed. Never part of its identity: the same run on other hardware is the same run.
@@ -53,6 +55,15 @@ class Resources(Section):
     kernels: Kernels = "torch"
     accelerate_config: str = ""
     deepspeed_config: str = ""
+
+    @property
+    def grace_seconds(self) -> int:
+        """How long a run that was asked to end is left to itself: for the step under way and the checkpoint behind it.
+
+        Both last as long as the state is large. Who knows whether they get anywhere is the run's own watchdog, which ends a
+        run that does not: a shorter limit from outside could only kill a checkpoint that is being written.
+        """
+        return 2 * self.hang_seconds or WITHOUT_WATCHDOG
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:

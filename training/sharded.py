@@ -12,12 +12,15 @@ from torch.distributed.tensor import DTensor
 from lineage.errors import GoldpathError
 from training.engine import AUTOCAST, ReadRange, SingleEngine
 from training.model import blocks_of
+from training.quantize import move_packed
 
 
 class Fsdp2Engine(SingleEngine):
     """`fully_shard` on every transformer block and on the root, which keeps embedding and output layer in one group.
 
-    On every micro-batch gradients are reduced into shards: full gradients never exist, whatever the accumulation.
+    The model comes from the CPU: `fully_shard` moves a block to the device, keeps the shard and lets go of the rest, so a
+    GPU holds one whole block at a time and never the whole model. On every micro-batch gradients are reduced into shards:
+    full gradients never exist, whatever the accumulation.
     """
 
     def place(self) -> nn.Module:
@@ -30,6 +33,7 @@ class Fsdp2Engine(SingleEngine):
             "mp_policy": precision,
             "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
         }
+        move_packed(self.scorer, device)
         for block in blocks_of(self.scorer.model):
             fully_shard(block, **policy)
         fully_shard(self.scorer, **policy)

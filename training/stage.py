@@ -19,17 +19,20 @@ from training.engine import Engine, make_engine
 from training.export import export_model, save_bundle
 from training.flops import arithmetic_of
 from training.hardware import quickest_precision
-from training.loop import Loop
+from training.loop import Loop, is_regular
 from training.manifest import FOLDER, precision_of
 from training.model import build_model, count_parameters, plain_model
 from training.objectives import Objective, PairObjective, UnpairedObjective
 from training.peak import measured_peak, widest_product
 from training.prices import price_of_hour
-from training.processes import Processes, StopRequest, threads_per_process
+from training.processes import Processes, threads_per_process
+from training.reference import FOLDER as REFERENCE
+from training.reference import KeptScores, reference_scores
 from training.resources import Resources
 from training.scoring import Regularisation, Scorer
+from training.stop import StopRequest
 from training.telemetry import Gauge, History, Telemetry, history_digest
-from training.validate import Beat, reference_scores, unheard, validation_rows
+from training.validate import Beat, unheard, validation_rows
 from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
@@ -77,10 +80,16 @@ def train_stage(
     gauge = _gauge(scorer, training, resources, processes, train.seq_len)
     place_blocks(plain_model(scorer.model), training, resources, processes.device, train.seq_len)
     engine = make_engine(resources, scorer, training, processes)
-    checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes)
+    checkpoints = Checkpoints(out / FOLDER, fingerprints, training.keep_checkpoints, processes, is_regular(training))
     with Watchdog(resources.hang_seconds, out / f".hang-{processes.rank}.txt") as watchdog:
-        learnt = make_objective(engine, train, "train", watchdog.beat)
-        validated = make_objective(engine, validation, "validation", watchdog.beat)
+
+        def beat(doing: str) -> None:
+            watchdog.beat(doing)
+            stop.heed(processes)
+
+        kept = KeptScores(out / FOLDER / REFERENCE, f"{checkpoints.identity} {training.precision}", processes)
+        learnt = make_objective(engine, train, "train", kept, beat)
+        validated = make_objective(engine, validation, "validation", kept, beat)
         progress = checkpoints.load_newest(engine)
         if progress.step > training.steps:
             problem = f"is {training.steps}, but the newest checkpoint is of step {progress.step}"
@@ -174,21 +183,24 @@ def _gauge(scorer: Scorer, training: TrainingConfig, resources: Resources, proce
     return Gauge(processes.device, processes.world, seq_len, arithmetic_of(scorer.model), peak, price)
 
 
-def make_objective(engine: Engine, data: PackedRows, split: str, beat: Beat = unheard) -> Objective:
-    """Returns the loss over a file of rows. What needs a reference scores the rows now, before the first step."""
+def make_objective(
+    engine: Engine, data: PackedRows, split: str, kept: KeptScores | None = None, beat: Beat = unheard
+) -> Objective:
+    """Returns the loss over a file of rows. What needs a reference scores the rows now, unless that was kept."""
     config = engine.config
     if config.objective not in ("dpo", "kto"):
         return Objective(data)
     if config.objective == "kto" and not data.judged:
         raise BadInput(data.path, "desirable", "is missing", "run the data stage again")
+    kept = kept or KeptScores(None, "", engine.processes)
     rows = validation_rows(engine, data) if split == "validation" else _rows_of_run(config, data)
-    reference = reference_scores(engine, data, rows, beat)
+    reference = reference_scores(engine, data, rows, kept, beat)
     if config.objective == "dpo":
         return PairObjective(data, config, reference)
     mismatched = None
     if config.kto_loss == "kto":
         other = PackedRows(data.folder, config.objective, f"{split}-mismatched")
-        mismatched = UnpairedObjective(other, config, reference_scores(engine, other, rows, beat))
+        mismatched = UnpairedObjective(other, config, reference_scores(engine, other, rows, kept, beat))
     return UnpairedObjective(data, config, reference, mismatched)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lineage.files import canonical_json, sha256_text, write_atomic
+from lineage.files import canonical_json, sha256_text, write_atomic, write_json
 from lineage.job import Job
 from lineage.memory import peak_resident_bytes
 from training.attempts import begin_attempt
@@ -22,7 +22,8 @@ from training.guard import StepResult
 from training.manifest import Progress
 from training.tracking import MlflowRun
 
-METRICS = "metrics.jsonl"
+METRICS, VALIDATION_LOSS = "metrics.jsonl", "validation_loss"
+BAD_STEP = ".bad-step.json"  # hidden: no output of a run that goes on another time
 SECONDS = "_seconds"  # what ends the name of a part's time per step
 PRODUCTIVE, JOULES = "productive" + SECONDS, "energy_joules"
 # What was measured. Every other figure of a row was computed, and repeats bit for bit.
@@ -39,12 +40,15 @@ class History:
 
     Args:
         path: the file.
-        step: the step that the run continues from; rows after it belong to work that the kill undid.
+        progress: where the run continues; rows after it belong to work that the kill undid, or that is done again.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.rows: list[Row] = [row for row in read_rows(path) if step and row["step"] <= step]
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, step = path, progress.step
+        rows = [row for row in read_rows(path) if step and row["step"] <= step]
+        if progress.awaits_validation:
+            rows = [row for row in rows if row["step"] < step or VALIDATION_LOSS not in row]
+        self.rows: list[Row] = rows
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
 
@@ -138,7 +142,7 @@ class Telemetry:
         path = self.out / METRICS
         used = max((row.get(JOULES, 0.0) for row in read_rows(path)), default=0.0)  # also by work that the kill undid
         self._attempts = begin_attempt(self.out, path, used)
-        self.history = History(path, self.progress.step)
+        self.history = History(path, self.progress)
         self._productive = max(self.history.values(PRODUCTIVE), default=0.0)
         self._energy = EnergyMeter(self.gauge.device)
         name = f"{self.job.version}/{self.job.stage}"
@@ -174,8 +178,12 @@ class Telemetry:
     def log_bad_step(self, result: StepResult, fault: str, did: str) -> None:
         """Tells of a step that was passed over, with its rows; numbers that are none are told as text, as JSON has none."""
         self._bar.write(f"{result}: {fault}; {did}", sys.stderr)
-        figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
-        self.history.append({"step": result.step + 1, "bad_step": fault, "did": did, **figures})
+        self.history.append(_told(result, fault) | {"did": did})
+
+    def keep_bad_step(self, result: StepResult, fault: str) -> Path:
+        """Writes the step that ends the run, with all its rows, beside the history; returns the file."""
+        write_json(self.out / BAD_STEP, _told(result, fault))
+        return self.out / BAD_STEP
 
     def close(self, finished: bool) -> None:
         """Ends all channels; waits a little for MLflow to take what is left."""
@@ -188,12 +196,13 @@ class Telemetry:
         """Returns speed, time per step by part, memory, goodput, energy and cost."""
         now = time.time()
         self._productive += span.training
+        steps = max(1, span.steps)  # none, where a signal came behind the last good one
         row: Row = {
             "tokens_per_second": round(span.tokens / span.training, 1),
             "padded_tokens_per_second": round(span.positions / span.training, 1),
             "mfu": round(self.gauge.utilisation(span), 4),
-            "step_seconds": round(sum(span.seconds.values()) / span.steps, 6),
-            **{part + SECONDS: round(span.seconds[part] / span.steps, 6) for part in (*PARTS, OTHER)},
+            "step_seconds": round(sum(span.seconds.values()) / steps, 6),
+            **{part + SECONDS: round(span.seconds[part] / steps, 6) for part in (*PARTS, OTHER)},
             "memory_bytes": peak_resident_bytes(),
             PRODUCTIVE: round(self._productive, 3),
             "goodput": round(self._attempts.goodput(self._productive, now), 4),
@@ -211,6 +220,13 @@ class Telemetry:
         self.history.append(row)
         if self._tracking:
             self._tracking.log(row)
+
+
+def _told(result: StepResult, fault: str) -> Row:
+    """Returns a bad step with its packed rows and, where the data tells, the ids of those that they were made of."""
+    figures = {"loss_seen": str(result.loss), "grad_norm_seen": str(result.grad_norm), "rows": list(result.rows)}
+    sources = {"sources": list(result.sources)} if result.sources else {}
+    return {"step": result.step + 1, "bad_step": fault, **figures, **sources}
 
 
 def history_digest(rows: list[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Scoring rows without learning from them: validation, the reference, KTO's zero point; divided over the processes."""
+"""Scoring rows without learning from them: validation, KTO's zero point; divided over the processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from training.batches import Batch, PackedRows
-from training.choices import WITHOUT_REFERENCE
 from training.engine import Engine
-from training.objectives import Objective, UnpairedObjective, answer_scores
+from training.objectives import Objective, UnpairedObjective
 
-Beat = Callable[[str], None]  # `Watchdog.beat`
+# Called by all processes before every batch: the watchdog hears of it, and a request to end is heeded (`Stopped`).
+Beat = Callable[[str], None]
 
 
 def unheard(_doing: str) -> None:
-    """Where no watchdog listens."""
+    """Where nobody listens."""
 
 
 def score_rows(
@@ -71,22 +71,3 @@ def with_zero_point(engine: Engine, objective: Objective, rows: Sequence[int], b
     engine.scorer.train()
     total, count = engine.processes.sum(sums).tolist()
     return replace(objective, zero_point=max(0.0, total / max(1.0, count)))
-
-
-def reference_scores(engine: Engine, data: PackedRows, rows: Sequence[int], beat: Beat = unheard) -> Tensor:
-    """Returns the summed log-probabilities of every answer in these rows, (rows of the file, segments_per_row) fp32.
-
-    Called before the first step, when the policy still is the reference. A resumed run calls it before it restores its
-    weights, and gets the same numbers. Computing it once saves a forward pass of every step (Rafailov et al. 2023 score the
-    reference in every step). Losses without reference get zeros, at no cost.
-    """
-    table = torch.zeros(data.num_rows, data.segments_per_row)
-    if data.objective == "dpo" and engine.config.dpo_loss in WITHOUT_REFERENCE:
-        return table
-    engine.scorer.eval()
-    for batch, scores in score_rows(engine, data, rows, beat):
-        if batch.rows:
-            sums = answer_scores(batch, scores, data.segments_per_row)
-            table[list(batch.rows)] = sums.view(len(batch.rows), -1).cpu()
-    engine.scorer.train()
-    return engine.processes.sum(table).float()

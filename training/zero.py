@@ -18,6 +18,7 @@ from training.deepspeed_file import execution_options
 from training.engine import Engine, LossOf, Piece, ReadRange
 from training.optimizers import MOMENTS
 from training.processes import Processes
+from training.quantize import move_packed
 from training.resources import Resources
 from training.scoring import Scorer
 
@@ -84,9 +85,12 @@ class ZeroEngine(Engine):
         (optimizer,) = self.make_optimizers()
         # DeepSpeed switches off an autocast that it finds around its forward pass, so fp16's lies inside.
         model = _InMixedPrecision(scorer, self.mixed_precision) if self.precision == "fp16" else scorer
+        settings = self._settings()
         try:
+            if self.stage == 3:
+                self._divide(model, settings)
             self.engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=self._settings(), dist_init_required=False
+                model=model, optimizer=optimizer, config=settings, dist_init_required=False
             )
         except (ValueError, TypeError, AssertionError) as error:
             if not self.resources.deepspeed_config:
@@ -95,6 +99,21 @@ class ZeroEngine(Engine):
             raise BadInput(self.resources.deepspeed_config, "", f"DeepSpeed refuses it ({reason})", "correct it") from None
         self._shares = {name: share for name, p in self.trained.items() if (share := self._share_of(p)) is not None}
         self._require_placement()
+
+    def _divide(self, model: nn.Module, settings: dict[str, Any]) -> None:
+        """Divides the weights one by one, each on the device while it is divided and no longer.
+
+        `deepspeed.initialize` would do it too, but has the whole model on the device before, which need not hold it.
+        """
+        import deepspeed
+
+        if self.precision == "bf16":  # what is divided has its final type
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16) if parameter.is_floating_point() else parameter.data
+        move_packed(model, self.processes.device)
+        deepspeed.zero.Init(module=model, config_dict_or_path=settings)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(self.processes.device)
 
     def _settings(self) -> dict[str, Any]:
         config, world, offload = self.config, self.processes.world, self.resources.offload

@@ -1,5 +1,6 @@
 """Packing: first-fit against a plain oracle, and rows whose tokens, labels, positions and segments say the same thing."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,21 @@ def test_pairs_stay_together_and_their_segments_are_numbered_two_by_two(small_to
             answers.append((number % 2, small_tokenizer.decode(learnt)))
     expected = [(side, f"{word} {i}<|end|>") for i in range(9) for side, word in enumerate(("good", "bad"))]
     assert sorted(answers) == sorted(expected)
+
+
+def test_every_segment_names_the_row_that_it_is_made_of(small_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [Document(id=f"dü:{i}", text=row["text"][:200], source="t") for i, row in enumerate(documents()[:4])]
+    pieces = encode_rows("pretrain", rows, small_tokenizer, 24).pieces
+    tensors = pack(pieces, 32, small_tokenizer.pad_token_id)
+    names = json.loads(tensors["source_ids"].tobytes())
+    found = [
+        (names[number], tensors["input_ids"][row][tensors["segment_ids"][row] == segment].tolist())
+        for row, numbers in enumerate(tensors["sources"])
+        for segment, number in enumerate(numbers)
+        if number >= 0
+    ]
+    assert sorted(found) == sorted((piece.source, list(piece.segments[0].tokens)) for piece in pieces)
+    assert set(names) == {row.id for row in rows}
 
 
 def test_packed_rows_hold_every_token_once_with_its_place(small_tokenizer: PreTrainedTokenizerFast) -> None:

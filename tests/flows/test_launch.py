@@ -10,7 +10,17 @@ import time
 import psutil
 import pytest
 
-from flows.launch import Meeting, StageFailed, run_stage, stage_command, waiting
+from flows.launch import (
+    SECONDS_TO_END,
+    Meeting,
+    StageFailed,
+    end_patiently,
+    run_stage,
+    seconds_to_end,
+    stage_command,
+    waiting,
+)
+from flows.processes import GRACE, MARK, end_family, signals_end_with_cleanup
 from flows.settings import Settings
 from lineage.errors import ExitCode
 from lineage.job import Job
@@ -53,8 +63,8 @@ def test_the_command_is_what_a_person_types(tmp_path):
     resources = {"processes": 2, "engine": "ddp", "restarts": 1}
     two = Job(name="m", version="1", stage="sft", config={}, resources=resources)
     assert stage_command(one, tmp_path)[1:3] == ["-m", "training"]
-    torchrun = ["-m", "training.launch", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "training"]
-    assert stage_command(two, tmp_path)[1:8] == torchrun
+    torchrun = ["-m", "training.launch", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    assert stage_command(two, tmp_path)[1:9] == [*torchrun, "--shutdown-timeout=3600", "-m", "training"]
     four = two.model_copy(update={"resources": {"processes": 4, "nodes": 2, "engine": "ddp"}})
     other = stage_command(four, tmp_path, Meeting("first:29500", "id", is_first=False))
     assert other[3:9] == [
@@ -99,6 +109,68 @@ def test_a_killed_stage_is_told_apart_from_bad_input(tmp_path, settings, rows):
     assert caught.value.exit_code == ExitCode.ERROR
     assert "signal 9" in str(caught.value)
     assert not (out / "record.json").exists()
+
+
+def test_a_training_stage_has_as_long_to_save_as_its_own_watchdog_gives_it():
+    training = Job(name="m", version="1", stage="sft", config={})
+    assert seconds_to_end(training) == 2 * 1800
+    assert seconds_to_end(training.model_copy(update={"resources": {"hang_seconds": 100}})) == 200
+    assert seconds_to_end(training.model_copy(update={"resources": {"hang_seconds": 0}})) == 86_400
+    assert seconds_to_end(training.model_copy(update={"stage": "evaluate"})) == SECONDS_TO_END
+
+
+SAVES_SLOWLY = (
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (time.sleep({0}), print('saved', flush=True), sys.exit(7)))\n"
+    "print('ready', flush=True)\n"
+    "time.sleep(60)"
+)
+
+
+def start_saver(seconds, **options):
+    """Starts a process that takes so long to end when it is asked to."""
+    script = [sys.executable, "-c", SAVES_SLOWLY.format(seconds)]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, start_new_session=True, **options)
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_who_saves_is_left_its_time_and_who_hangs_is_killed():
+    for seconds, grace, code in ((1.0, 30, 7), (30.0, 0.5, -signal.SIGKILL)):
+        process = start_saver(seconds)
+        end_patiently(process, grace)
+        assert process.returncode == code
+
+
+def test_a_second_ctrl_c_kills():
+    process = start_saver(30.0)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        end_patiently(process, 60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_the_end_of_a_service_waits_for_the_stage_that_saves():
+    service = f"test-{os.getpid()}"
+    process = start_saver(2.0, env={**os.environ, MARK: service, GRACE: "60"})
+    end_family(service, None, patience=0.2)
+    assert process.stdout.read() == b"saved\n"
+    process = start_saver(30.0, env={**os.environ, MARK: service})
+    end_family(service, None, patience=0.2)
+    assert process.stdout.read() == b""
+
+
+def test_a_second_signal_does_not_break_off_the_clean_up():
+    with pytest.raises(SystemExit), signals_end_with_cleanup():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+            cleaned = True
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

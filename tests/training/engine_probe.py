@@ -15,15 +15,20 @@ from torch.distributed.tensor import DTensor
 from lineage.errors import GoldpathError
 from training.processes import Processes, end_at_once, join_processes, leave_processes
 from training.resources import Resources
+from training.scoring import Scorer
 
 
 def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[str, Any]:
     """Runs one scenario and reports on it."""
     resources = {"processes": processes.world, "device": "cpu", **scenario["resources"]}
+    to, moves = Scorer.to, []
+    Scorer.to = lambda scorer, *where: moves.append(where) or to(scorer, *where)  # type: ignore[method-assign,assignment]
     try:
         steps = Steps(data, resources, scenario.get("training"), processes)
     except GoldpathError as error:
         return {"error": str(error)}
+    finally:
+        Scorer.to = to  # type: ignore[method-assign]
     engine = steps.engine
     for _ in range(scenario.get("passed_over_before", 0)):
         steps.pass_over()
@@ -42,6 +47,7 @@ def probe(data: Path, scenario: dict[str, Any], processes: Processes) -> dict[st
         if steps.num_weights.get(piece.name, 0) > 1000:
             shares.append(len(piece.values) / steps.num_weights[piece.name])
     report = {
+        "moved_whole": len(moves),
         "losses": [loss for loss, _ in taken],
         "norms": [norm for _, norm in taken],
         "whole": sum(steps.num_weights.values()),

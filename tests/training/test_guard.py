@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_resume import WEIGHTS, start_and_signal
-from tiny_training import SEQ_LEN, TINY_MODEL, Command, pack_row, write_packed
+from tiny_training import PAD, SEQ_LEN, TINY_MODEL, Command, pack_row, write_packed
 from torch import Tensor
 
+from data_contracts.encode import Piece, Segment
+from data_contracts.pack import arrange, fill_rows
+from data_contracts.pack import write_packed as write_tensors
 from lineage.errors import GoldpathError
 from lineage.files import sha256_file
 from training.batches import Batch, PackedRows, rows_of_step
@@ -23,13 +26,14 @@ from training.checkpoint import Checkpoints
 from training.config import ModelConfig, TrainingConfig
 from training.engine import SingleEngine
 from training.guard import FEWEST, MOST_IN_A_ROW, WINDOW, StepResult, find_fault, remember
-from training.loop import Loop
+from training.loop import Loop, is_regular
 from training.manifest import Progress
 from training.model import build_model
 from training.objectives import Objective
-from training.processes import Processes, StopRequest
+from training.processes import Processes
 from training.schedule import learning_rate
 from training.scoring import Scorer
+from training.stop import Stopped, StopRequest
 from training.vocabulary import Vocabulary
 from training.watchdog import Watchdog
 
@@ -55,7 +59,12 @@ def test_a_spike_stands_out_of_the_recent_losses_and_the_first_steps_are_none() 
     assert find_fault(result(2.1), recent, 8.0) == ""
     assert find_fault(result(2.5), recent, 0.0) == ""
     assert find_fault(result(99.0), recent[: FEWEST - 1], 8.0) == ""
-    assert "step 4: loss 2.5, gradient norm 1, training rows 5, 7" in str(result(2.5))
+    assert "step 4: loss 2.5, gradient norm 1, packed rows 5, 7" in str(result(2.5))
+    named = replace(result(2.5), sources=[f"chats:{number}" for number in range(20)])
+    assert str(named).endswith(
+        "rows chats:0, chats:1, chats:2, chats:3, chats:4, chats:5, chats:6, chats:7, chats:8, chats:9, "
+        "chats:10, chats:11 and 8 more"
+    )
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=FEWEST, max_size=WINDOW), st.floats(1, 20))
@@ -84,7 +93,14 @@ class Poisoned(Objective):
 
 def make_loop(data: Path, folder: Path, bad: bool = True, **options: Any) -> Loop:
     """Returns a loop of a real model; the rows of step `BAD_STEP` poison its loss."""
-    values = {"objective": "pretrain", "steps": STEPS, "rows_per_step": 1, "precision": "fp32", "checkpoint_every": 3}
+    values = {
+        "objective": "pretrain",
+        "steps": STEPS,
+        "rows_per_step": 1,
+        "precision": "fp32",
+        "checkpoint_every": 3,
+        "keep_checkpoints": 2,
+    }
     config = TrainingConfig.model_validate(values | options)
     rows = PackedRows(data, "pretrain", "train")
     scorer = Scorer(build_model(ModelConfig(**TINY_MODEL), None, Vocabulary(data / "tokenizer"), config, SEQ_LEN))
@@ -95,7 +111,7 @@ def make_loop(data: Path, folder: Path, bad: bool = True, **options: Any) -> Loo
         SingleEngine(scorer.train(), config, ALONE),
         Poisoned(rows, rows=poison),
         Objective(PackedRows(data, "pretrain", "validation")),
-        Checkpoints(folder, ["a" * 64], 2, ALONE),
+        Checkpoints(folder, ["a" * 64], config.keep_checkpoints, ALONE, is_regular(config)),
         None,
         StopRequest(),
         Watchdog(0, folder / "stacks"),
@@ -147,9 +163,46 @@ def test_a_validation_that_is_no_number_ends_the_run(packed_data: Path, tmp_path
 
 def test_by_default_a_bad_step_ends_the_run_and_names_its_rows(packed_data: Path, tmp_path: Path) -> None:
     loop = make_loop(packed_data, tmp_path, log_every=1)
-    with pytest.raises(GoldpathError, match=rf"step {BAD_STEP + 1}: loss nan.*training rows \d+.*on_bad_step: skip"):
+    with pytest.raises(GoldpathError, match=rf"step {BAD_STEP + 1}: loss nan.*packed rows \d+.*on_bad_step: skip"):
         loop.run()
     assert loop.checkpoints.load_newest(loop.engine).step == 3
+
+
+def test_a_bad_step_names_the_rows_of_the_data(packed_data: Path, tmp_path: Path) -> None:
+    pieces = [Piece((Segment(list(range(3, 23)), [True] * 20),), source=f"notes:{number}") for number in range(30)]
+    shutil.copytree(packed_data, tmp_path / "data")
+    for split in ("train", "validation"):
+        path = tmp_path / "data" / "packed" / "pretrain" / f"{split}.safetensors"
+        write_tensors(path, "pretrain", fill_rows(arrange(pieces, SEQ_LEN), SEQ_LEN, PAD), len(pieces))
+    loop = make_loop(tmp_path / "data", tmp_path, log_every=1, rows_per_step=2)
+    assert [loop.train.data.sources([number]) for number in (0, 14)] == [["notes:0", "notes:1"], ["notes:28", "notes:29"]]
+    row = rows_of_step(15, 1, loop.config.seed, BAD_STEP)[0]
+    with pytest.raises(GoldpathError, match=rf"rows .*notes:{2 * row}\b.*rows/pretrain/train.jsonl"):
+        loop.run()
+
+
+def test_a_signal_between_checkpoints_does_not_change_where_a_run_rewinds_to(packed_data: Path, tmp_path: Path) -> None:
+    options = {"on_bad_step": "rewind", "keep_checkpoints": 1}
+    whole = make_loop(packed_data, tmp_path / "whole", **options)
+    whole.run()
+    stopped = make_loop(packed_data, tmp_path / "stopped", **options)
+    update = stopped.update
+
+    def update_and_signal() -> None:
+        update()
+        stopped.stop.number = signal.SIGTERM if stopped.progress.step == BAD_STEP else 0
+
+    stopped.update = update_and_signal  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        stopped.run()
+    names = sorted(path.name for path in (tmp_path / "stopped").glob("step-*"))
+    assert names == ["step-000003", f"step-00000{BAD_STEP}"]
+    continued = make_loop(packed_data, tmp_path / "stopped", **options)
+    continued.progress = continued.checkpoints.load_newest(continued.engine)
+    assert continued.progress.step == BAD_STEP
+    continued.run()
+    weights, expected = continued.engine.full_weights(), whole.engine.full_weights()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_what_never_gets_better_ends_the_run(packed_data: Path, tmp_path: Path) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine_steps import Steps
-from tiny_training import ROOT
+from tiny_training import ROOT, TINY_MODEL
+
+from training.processes import join_processes, leave_processes
+from training.resources import Resources
 
 PLACEMENTS: dict[str, dict[str, str]] = {
     "ddp": {"engine": "ddp"},
@@ -107,6 +111,8 @@ def test_what_a_process_holds(name: str, started: tuple[Path, Reports], alone: S
             assert 0.6 < share < 0.9, share
         else:
             assert share == 1
+        # A GPU must hold one block more than its share, not the whole model.
+        assert (report["moved_whole"] == 0) == name.startswith(("fsdp2", "zero3"))
         assert report["all_dtensors"] == name.startswith("fsdp2")
         assert (report["resident"] == 0) == name.startswith("zero3")
 
@@ -186,3 +192,20 @@ def test_every_engine_continues_what_another_began(
             assert report["losses"] == pytest.approx(scenario["expected"], abs=near), scenario["name"]
             if not scenario["training"]:
                 assert report["losses"] == pytest.approx(losses[STEPS + 2 :], abs=near), scenario["name"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("engine", ["fsdp2", "zero3"])
+def test_a_gpu_never_holds_the_whole_model(engine: str, packed_data: Path) -> None:
+    """With all weights on the CPU between their uses, building the engine needs one block's room."""
+    large = {**TINY_MODEL, "hidden_size": 512, "intermediate_size": 2048, "num_layers": 24}
+    processes = join_processes(Resources.model_validate({"engine": engine, "offload": "all"}), Path("test"))
+    try:
+        torch.cuda.reset_peak_memory_stats()
+        steps = Steps(packed_data, {"engine": engine, "offload": "all"}, processes=processes, model=large)
+        whole = 4 * sum(steps.num_weights.values())
+        assert torch.cuda.max_memory_allocated() < whole / 4
+        assert all(torch.isfinite(torch.tensor(loss)) for loss, _ in steps.take(2))
+    finally:
+        leave_processes()

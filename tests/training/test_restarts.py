@@ -11,6 +11,7 @@ import pytest
 from tiny_training import ROOT, Command, wait_until
 
 from lineage.files import sha256_file
+from training.last_words import ERROR_FILE, may_speak, was_said
 
 RESOURCES = {"processes": 2, "engine": "ddp", "device": "cpu"}
 LONG = {"steps": 150, "checkpoint_every": 10, "log_every": 10, "validation_rows": 1, "resources": RESOURCES}
@@ -73,6 +74,29 @@ def test_without_a_restart_left_the_error_names_who_was_killed(
     assert "rank 1 (process" in error
     assert "was ended by SIGKILL, and no restart was left" in error
     assert "Traceback" not in errors
+
+
+def test_the_first_process_of_an_attempt_speaks_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for attempt in (0, 1):
+        for rank, first in ((1, True), (0, False)):
+            file = tmp_path / f"attempt_{attempt}" / str(rank) / "error.json"
+            file.parent.mkdir(parents=True)
+            monkeypatch.setenv(ERROR_FILE, str(file))
+            assert may_speak() == first
+            assert was_said(file)
+    monkeypatch.delenv(ERROR_FILE)
+    assert may_speak()
+    assert may_speak()
+
+
+@pytest.mark.parametrize("launcher", ["training.launch", "torch.distributed.run"])
+def test_what_all_meet_before_they_met_is_said_once(launcher: str, training_command: Command, tmp_path: Path) -> None:
+    job = training_command.job("pretrain", no_such_option=3, resources=RESOURCES)
+    agent = start(job, tmp_path / "out", 1, launcher)
+    _, errors = agent.communicate(timeout=120)
+    (error,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "no_such_option: unknown key" in error
+    assert agent.returncode == (2 if launcher == "training.launch" else 1)
 
 
 def test_what_would_only_come_again_is_said_once(training_command: Command, tmp_path: Path) -> None:

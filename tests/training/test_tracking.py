@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_training import Command
 
+from training.manifest import Progress
 from training.telemetry import History
 
 
@@ -14,12 +15,12 @@ def test_history_is_cut_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(5)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
-    history = History(path, step=3)
+    history = History(path, Progress(step=3))
     history.append({"step": 4, "loss": 0.5})
     history.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
     assert history.values("loss")[-1] == 0.5
-    assert History(path, step=0).rows == []  # from the start again: nothing of it holds
+    assert History(path, Progress()).rows == []  # from the start again: nothing of it holds
 
 
 @pytest.mark.slow
