@@ -148,9 +148,12 @@ def _given_tokenizer(config: DataConfig, base: Path | None, corpus: Corpus) -> "
     """The base model's tokenizer, else the configured one, with the tokens to add; else none: it is then trained."""
     folder = base or (Path(config.tokenizer) if config.tokenizer else None)
     if folder is None:
+        fix = "name a tokenizer (`data.tokenizer`) or a base (`model.base`), or leave it out"
         if config.add_tokens:
-            fix = "name a tokenizer (`data.tokenizer`) or a base (`model.base`), or leave it out"
             raise BadInput("data", "add_tokens", "there is no tokenizer to add them to: it is trained on the rows", fix)
+        if config.chat_template:
+            problem = "there is no tokenizer whose template it replaces: one is trained on the rows, with its own"
+            raise BadInput("data", "chat_template", problem, fix)
         return None
     template = Path(config.chat_template) if config.chat_template else None
     needs_chat = any(isinstance(row, Example) and row.is_chat for kind in KINDS for row in corpus.rows[kind])

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent: written beside, hashed, renamed. The manifest is written last.
 
-`.checkpoints/step-000123/` holds a safetensors and a JSON file per process, and `manifest.json` with the sha256 and size of
-each. Tensors are stored as ranges of flattened tensors (`training.engine.Piece`), so a run that was divided over two
-processes by ZeRO-3 may continue on four with FSDP2, or on one. Nothing is pickled.
+`.checkpoints/step-000123/` holds a safetensors and a JSON file per process, the metrics up to that step, and
+`manifest.json` with the sha256 and size of each. Tensors are stored as ranges of flattened tensors
+(`training.engine.Piece`), so a run that was divided over two processes by ZeRO-3 may continue on four with FSDP2, or on
+one. Nothing is pickled.
 
 Training waits while the state is copied into the page cache, which costs no memory that the kernel could not take back. A
 thread then makes the files durable and hashes what is in them, while training goes on; `commit` publishes them.
@@ -31,9 +32,11 @@ from lineage.files import sync_file, sync_folder, write_json
 from training.engine import Engine, ReadRange
 from training.hardware import Precision
 from training.manifest import (
+    HISTORY,
     MANIFEST,
     CheckpointManifest,
     Progress,
+    checkpoint_folder,
     checkpoint_folders,
     find_checkpoints,
     step_of,
@@ -90,6 +93,8 @@ class Checkpoints:
         copied: Future[dict[str, FileEntry]] = Future()
         try:
             paths = _copy_share(temporary, self.processes.rank, engine)
+            if self.processes.is_first and (history := self.folder.parent / HISTORY).is_file():
+                paths.append(Path(shutil.copyfile(history, temporary / HISTORY)))
         except (OSError, SafetensorError) as error:  # told by `commit`, where all processes hear of it
             copied.set_exception(error)
         else:
@@ -189,9 +194,11 @@ class Checkpoints:
         return None
 
     def _publish(self, manifest: CheckpointManifest) -> None:
-        temporary, final = self.folder / TEMPORARY, self.folder / f"step-{manifest.progress.step:06d}"
+        temporary, final = self.folder / TEMPORARY, checkpoint_folder(self.folder, manifest.progress.step)
         write_json(temporary / MANIFEST, manifest.sealed().model_dump(mode="json"))
-        if final.exists():  # a damaged one that was passed over, or one that this run repeats
+        if final.is_symlink() or final.is_file():  # somebody's, where a folder must be
+            final.unlink()
+        elif final.exists():  # a damaged one that was passed over, or one that this run repeats
             shutil.rmtree(final)
         temporary.rename(final)
         sync_folder(self.folder)

@@ -2,6 +2,7 @@
 
 import json
 import operator
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from lineage.section import Section, parse
 from training.hardware import Precision
 
 FOLDER, MANIFEST = ".checkpoints", "manifest.json"
+HISTORY = "metrics.jsonl"  # of the run; each checkpoint holds what it was at its step
+_NAME = re.compile(r"step-[0-9]+")
 
 
 class Progress(Section):
@@ -109,8 +112,14 @@ def find_checkpoints(folder: Path, verify: bool) -> Iterator[Found]:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """Returns the folders that are named as checkpoints are; copies that somebody put beside them are none."""
-    return [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    """Returns the folders that are named as checkpoints are; copies, files and links that somebody put there are none."""
+    named = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return [path for path in named if path.is_dir() and not path.is_symlink()]
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is, or would be."""
+    return folder / f"step-{step:06d}"
 
 
 def read_manifest(folder: Path) -> CheckpointManifest | None:

@@ -220,4 +220,6 @@ def _without_noise(config: "PreTrainedConfig") -> "PreTrainedConfig":
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Returns what an error says first; a line that ends with a colon says nothing without the next one."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first

@@ -19,10 +19,10 @@ from training.config import TrainingConfig
 from training.energy import EnergyMeter
 from training.flops import Arithmetic
 from training.guard import StepResult
-from training.manifest import Progress
+from training.manifest import FOLDER, HISTORY, Progress, checkpoint_folder
 from training.tracking import MlflowRun
 
-METRICS, VALIDATION_LOSS = "metrics.jsonl", "validation_loss"
+METRICS = HISTORY
 BAD_STEP = ".bad-step.json"  # hidden: no output of a run that goes on another time
 SECONDS = "_seconds"  # what ends the name of a part's time per step
 PRODUCTIVE, JOULES = "productive" + SECONDS, "energy_joules"
@@ -36,19 +36,16 @@ Row = dict[str, Any]  # figures; of a bad step also words and rows
 
 
 class History:
-    """`metrics.jsonl`: one JSON object per logged step, appended; a resumed run has no row twice.
+    """`metrics.jsonl`: one JSON object per logged step, appended; a resumed run has no row twice, and none too few.
 
     Args:
-        path: the file.
-        progress: where the run continues; rows after it belong to work that the kill undid, or that is done again.
+        path: the file. What it held is replaced: rows after the checkpoint belong to work that the kill undid.
+        saved: the file as the checkpoint holds it that the run continues from; None for a run that starts.
     """
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self.path, step = path, progress.step
-        rows = [row for row in read_rows(path) if step and row["step"] <= step]
-        if progress.awaits_validation:
-            rows = [row for row in rows if row["step"] < step or VALIDATION_LOSS not in row]
-        self.rows: list[Row] = rows
+    def __init__(self, path: Path, saved: Path | None) -> None:
+        self.path = path
+        self.rows: list[Row] = read_rows(saved) if saved else []
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a", encoding="utf-8")
 
@@ -142,7 +139,8 @@ class Telemetry:
         path = self.out / METRICS
         used = max((row.get(JOULES, 0.0) for row in read_rows(path)), default=0.0)  # also by work that the kill undid
         self._attempts = begin_attempt(self.out, path, used)
-        self.history = History(path, self.progress)
+        step = self.progress.step
+        self.history = History(path, checkpoint_folder(self.out / FOLDER, step) / METRICS if step else None)
         self._productive = max(self.history.values(PRODUCTIVE), default=0.0)
         self._energy = EnergyMeter(self.gauge.device)
         name = f"{self.job.version}/{self.job.stage}"
@@ -238,7 +236,7 @@ def history_digest(rows: list[Row]) -> str:
 def read_rows(path: Path) -> list[Row]:
     """Reads the rows that are whole; a kill may have cut the last one short."""
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except ValueError:

@@ -202,3 +202,10 @@ def test_tokens_need_a_tokenizer_to_be_added_to(data_run: Path, tmp_path: Path) 
     done = run_with(data_run, tmp_path, add_tokens=["qubit"])
     assert done.returncode == 2
     assert "data: add_tokens: there is no tokenizer to add them to" in done.stderr
+
+
+def test_a_template_needs_a_tokenizer_whose_own_it_replaces(data_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{% generation %}")
+    done = run_with(data_run, tmp_path, chat_template=str(tmp_path / "chat.jinja"))
+    assert done.returncode == 2
+    assert "data: chat_template: there is no tokenizer whose template it replaces" in done.stderr

@@ -207,7 +207,7 @@ def test_a_configuration_file_that_describes_no_model(packed_data: Path, tmp_pat
             parse(ModelConfig, {"config": {"model_type": "gpt2"}, **more}, "my.yaml")
     for values, problem in (
         ({"model_type": "gpt9"}, "which transformers does not know"),
-        ({"model_type": "gpt2", "n_layer": "many"}, "is not valid"),
+        ({"model_type": "gpt2", "n_layer": "many"}, r"is not valid \(Validation error for field 'n_layer': TypeError"),
         ({"model_type": "gpt2", "n_embd": 30, "n_head": 4}, "makes no causal language model"),
         ({"model_type": "vit"}, "makes no causal language model"),
     ):

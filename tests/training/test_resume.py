@@ -12,6 +12,7 @@ from tiny_training import Command, wait_until
 from lineage.files import sha256_file, write_json
 from lineage.record import read_record
 from lineage.stage import STARTED
+from training.telemetry import METRICS, history_digest, read_rows
 
 LONG = {"steps": 60, "rows_per_step": 8, "checkpoint_every": 5, "log_every": 5, "keep_checkpoints": 3, "precision": "bf16"}
 WEIGHTS = Path("bundle") / "model.safetensors"
@@ -122,6 +123,40 @@ def test_history_of_work_that_was_lost_is_cut(uninterrupted: tuple[Command, Path
     assert code == 0, errors
     steps = [line.split(",")[0] for line in (out / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert steps == [f'{{"step": {step}' for step in range(5, 61, 5)]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\n", b'{"loss": 1}\n[]\n'])
+def test_history_that_was_lost_or_damaged_comes_back_from_the_checkpoint(
+    damage: bytes, uninterrupted: tuple[Command, Path, Path], tmp_path: Path
+) -> None:
+    command, job, reference = uninterrupted
+    out = rewound(reference, tmp_path / "out")
+    shutil.rmtree(out / ".checkpoints" / "step-000060")
+    (out / METRICS).unlink()
+    if damage:
+        (out / METRICS).write_bytes(damage)
+    code, _, errors = command.run(job, out)
+    assert code == 0, errors
+    assert history_digest(read_rows(out / METRICS)) == history_digest(read_rows(reference / METRICS))
+
+
+def test_what_is_no_checkpoint_is_neither_read_nor_deleted(
+    uninterrupted: tuple[Command, Path, Path], tmp_path: Path
+) -> None:
+    command, job, reference = uninterrupted
+    out = rewound(reference, tmp_path / "out")
+    checkpoints = out / ".checkpoints"
+    shutil.rmtree(checkpoints / "step-000060")
+    (checkpoints / "step-000060").write_text("where a checkpoint will be")
+    (checkpoints / "step-000999").write_text("a file")
+    (checkpoints / "step-000998").symlink_to(checkpoints / "step-000050")
+    (checkpoints / "step-²").mkdir()
+    code, _, errors = command.run(job, out)
+    assert code == 0, errors
+    assert "continuing from step-000055" in errors
+    assert sha256_file(out / WEIGHTS) == sha256_file(reference / WEIGHTS)
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["step-000050", "step-000055", "step-000060", "step-000998", "step-000999", "step-²"]
 
 
 def test_only_whole_checkpoints_are_kept_and_only_so_many(uninterrupted: tuple[Command, Path, Path]) -> None:

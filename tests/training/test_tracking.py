@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from tiny_training import Command
 
-from training.manifest import Progress
 from training.telemetry import History
 
 
-def test_history_is_cut_to_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    rows = [{"step": step, "loss": 1.0 / (step + 1)} for step in range(5)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
-    history = History(path, Progress(step=3))
+def test_history_is_what_the_checkpoint_holds(tmp_path: Path) -> None:
+    path, saved = tmp_path / "metrics.jsonl", tmp_path / "saved.jsonl"
+    rows = [json.dumps({"step": step, "loss": 1.0 / (step + 1)}) + "\n" for step in range(5)]
+    path.write_text("".join(rows) + '{"step": 5, "lo')
+    saved.write_text("".join(rows[:4]))
+    history = History(path, saved)
     history.append({"step": 4, "loss": 0.5})
     history.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
     assert history.values("loss")[-1] == 0.5
-    assert History(path, Progress()).rows == []  # from the start again: nothing of it holds
+    assert History(path, None).rows == []  # from the start again: nothing of it holds
 
 
 @pytest.mark.slow
