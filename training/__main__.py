@@ -96,7 +96,7 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
     """Joins the other processes, trains, and leaves them in step, whatever happens."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from training.processes import LostConnection, SaidByFirst, end_at_once, join_processes, leave_processes
+    from training.processes import LostConnection, SaidByFirst, join_processes, leave_processes
     from training.stop import Stopped
 
     processes = join_processes(resources, path)
@@ -109,29 +109,35 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
         leave_processes()
         if processes.is_first:
             print(f"{job.stage}: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
+        return _end(resources, 128 + stopped.number)
     except Exception as caught:
         error = _explain(caught, config, resources)
         leave_word(error, error.exit_code)
-        if isinstance(error, LostConnection):
-            print(f"rank {processes.rank}: {error}", file=sys.stderr)
-            end_at_once(error.exit_code)
-        if processes.world > 1 and not (error.is_shared or isinstance(error, SaidByFirst)):
-            # The others are in the middle of something: whatever is asked of them now would collide with it.
-            print(f"{'error' if processes.is_first else f'rank {processes.rank}'}: {error}", file=sys.stderr)
-            end_at_once(error.exit_code)
-        leave_processes(failed=True)
-        if processes.is_first:
+        # Otherwise the others are in the middle of something: whatever is asked of them now would collide with it.
+        met_by_all = processes.world == 1 or error.is_shared or isinstance(error, SaidByFirst)
+        if met_by_all and not isinstance(error, LostConnection):
+            leave_processes(failed=True)
+        if resources.engine == "single":
             raise error from None
-        if not isinstance(error, SaidByFirst):
-            print(f"rank {processes.rank}: {error}", file=sys.stderr)
-        return int(error.exit_code)
+        if processes.is_first or not isinstance(error, SaidByFirst):
+            print(f"{'error' if processes.is_first else f'rank {processes.rank}'}: {error}", file=sys.stderr)
+        return _end(resources, error.exit_code)
     leave_processes()
     if result is not None:
         print(json.dumps(result))
-    if processes.world > 1:
-        end_at_once(0)
-    return 0
+    return _end(resources, 0)
+
+
+def _end(resources: Resources, code: int) -> int:
+    """Returns the exit code, or ends at once: C++ waits for the threads of a group that it destroys, and they for Python.
+
+    Call it while the error is still held, whose frames hold the engine, which holds the group.
+    """
+    from training.processes import end_at_once
+
+    if resources.engine != "single":
+        end_at_once(code)
+    return code
 
 
 def _explain(error: Exception, config: TrainingJob, resources: Resources) -> GoldpathError:

@@ -199,7 +199,8 @@ def end_at_once(code: int) -> NoReturn:
     """Ends this process without any clean-up of interpreter and libraries, once all that it said is out.
 
     A thread of DeepSpeed's may still run when C++ destroys it, and then a process aborts (SIGABRT) whose work is done and
-    recorded; torchrun calls that a failure.
+    recorded; torchrun calls that a failure. Or gloo's thread waits for Python, to release a tensor, while Python waits for
+    that thread, to destroy its group, and the process never ends.
     """
     sys.stdout.flush()
     sys.stderr.flush()
