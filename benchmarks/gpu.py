@@ -3,7 +3,7 @@
 Needs this repository, torch and transformers, no network. MFU is 6 N D and the attention's 12 L H Q T (`training.flops`)
 over what the GPU's maker promises for dense bf16 products; beside it, over what products reach here and now.
 
->>> python -m benchmarks.gpu | tee gpu.jsonl                # then, anywhere: python -m benchmarks --gpu gpu.jsonl
+>>> python -m benchmarks.gpu | tee gpu.jsonl                # then, anywhere: python -m benchmarks gpu --figures gpu.jsonl
 >>> python -m benchmarks.gpu --check                        # what only a GPU can show, one line each
 >>> python -m benchmarks.gpu --tiny --device cpu            # the same code on a miniature
 """

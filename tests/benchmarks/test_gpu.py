@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_bench
-from benchmarks.__main__ import with_gpu
 from training.config import TrainingConfig
 from training.resources import Resources
 
@@ -119,14 +118,3 @@ def test_its_settings_are_those_of_training(plain: type, section: type) -> None:
         assert field.name in section.model_fields
         if field.name not in settled:
             assert field.default == section.model_fields[field.name].default
-
-
-def test_figures_of_another_machine_take_the_place_of_older_ones() -> None:
-    page = "# Benchmarks\n\nWritten.\n\n## gpu\n\nold\n\n## plan\n\n| a |\n"
-    figure = {"figure": "speed", "value": 3.0, "unit": "tokens/s", "target": "", "met": None, "peer": "GPU", "runs": 2}
-    changed = with_gpu(page, f"{json.dumps(figure)}\nnoise\n")
-    assert "old" not in changed
-    assert "| speed | 3 tokens/s |  |  | GPU | 2 |" in changed
-    assert changed.startswith("# Benchmarks\n\nWritten.\n\n## gpu\n")
-    assert changed.endswith("\n## plan\n\n| a |\n")
-    assert with_gpu(changed, json.dumps(figure)) == changed
