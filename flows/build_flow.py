@@ -7,6 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from evaluation.golden import read_golden
+from evaluation.suite import load_suite
 from flows.console import say
 from flows.gating import gate_against_champion
 from flows.plan import steps_of
@@ -48,6 +50,8 @@ def build_flow(
     for step in steps:
         if only in (None, step.stage):
             record = stage_task(step, settings)
+            if step.stage == "data" and only is None:  # rather now than after hours of training
+                read_golden(step.out, [task.golden for task in load_suite(plan.evaluation.suite).tasks])
             summary["stages"][step.stage] = {"seconds": record.seconds, "out": str(step.out), "metrics": record.metrics}
     if only not in (None, GATE):
         return Completed(message=f"{only} finished", data=summary)

@@ -95,7 +95,8 @@ class StageFailed(GoldpathError):
         self.interrupted = code < 0 or code in WORTH_ANOTHER_TRY
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = list(tail)[-1] if tail else "nothing"
-        what = said_error(tail) or f"{how} and last said: {last}. Fix: read {log}, then run the same command again"
+        said = _told_of_recipe(said_error(tail), stage, command)
+        what = said or f"{how} and last said: {last}. Fix: read {log}, then run the same command again"
         super().__init__(f"stage `{stage}`: {what}\n  replay: {shlex.join(command)}")
 
 
@@ -213,6 +214,13 @@ def _echo(stream: IO[bytes], tail: "deque[str]", log: Path) -> None:
             tail.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
     if rest.strip():
         tail.append(rest.decode(errors="replace").strip())
+
+
+def _told_of_recipe(error: str, stage: str, command: list[str]) -> str:
+    """Makes an error about a job file, which nobody has written, one about the recipe that the job follows from."""
+    job_file = command[command.index("--config") + 1]
+    error = error.replace(f"{job_file}: config.training.", f"the recipe: {stage}.")
+    return error.replace(f"{job_file}: ", "the recipe: ")
 
 
 def end_patiently(process: "subprocess.Popen[Any]", seconds: float = SECONDS_TO_END) -> None:

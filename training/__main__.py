@@ -25,6 +25,7 @@ from training.resources import Resources
 if TYPE_CHECKING:
     from training.processes import Processes
 
+JOB_FILE = "job.yaml: "
 EPILOG = """\
 Prints progress on stderr and one JSON line on stdout. Killed, or ended by SIGTERM (exit code 143), SIGUSR1 (138), Ctrl-C
 (130) or its own watchdog (75), the same command continues from the newest whole checkpoint. Several processes:
@@ -111,7 +112,7 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
             print(f"{job.stage}: {stopped}", file=sys.stderr)
         return _end(resources, 128 + stopped.number)
     except Exception as caught:
-        error = _explain(caught, config, resources)
+        error = _explain(caught, config, resources, path)
         leave_word(error, error.exit_code)
         # Otherwise the others are in the middle of something: whatever is asked of them now would collide with it.
         met_by_all = processes.world == 1 or error.is_shared or isinstance(error, SaidByFirst)
@@ -140,12 +141,14 @@ def _end(resources: Resources, code: int) -> int:
     return code
 
 
-def _explain(error: Exception, config: TrainingJob, resources: Resources) -> GoldpathError:
+def _explain(error: Exception, config: TrainingJob, resources: Resources, path: Path) -> GoldpathError:
     """Returns the error that a person can act on. Where there is none, the error is raised again, with its traceback."""
     from training.out_of_memory import is_out_of_memory, out_of_memory
     from training.processes import LostConnection, is_lost_connection
 
     if isinstance(error, GoldpathError):
+        if str(error).startswith(JOB_FILE):  # what a stage calls the file that it was told by
+            error.args = (f"{path}: {str(error).removeprefix(JOB_FILE)}",)
         return error
     if is_out_of_memory(error):
         return out_of_memory(error, config.training, resources)

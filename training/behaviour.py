@@ -55,6 +55,13 @@ def _observe(model: "PreTrainedModel") -> Behaviour:
     rows = model.get_input_embeddings().num_embeddings
     other, document = ((torch.arange(LENGTH) * step + 1)[None] % rows for step in (3, 7))
     alone = _logits(model, document)
+    if not bool(alone.isfinite().all()):
+        raise BadInput(
+            model.config.name_or_path or "job.yaml",
+            "weights",
+            "give predictions that are no finite numbers",
+            "give a model that is whole: one of its weights is NaN or infinite",
+        )
     changed = document.clone()
     changed[:, -1] = (changed[:, -1] + 1) % rows
     scale = max(float(alone.abs().max()), 1e-12)  # an output layer may begin at zero

@@ -328,3 +328,21 @@ def test_the_command_names_what_is_unknown(goldpath, place):
     assert "nobody@9" in goldpath("show", "nobody@9", code=2)
     assert "is no stage of this recipe" in goldpath("run", place / "one.yaml", "--only", "bake", code=2)
     assert "cannot be read" in goldpath("plan", Path("missing.yaml"), code=2)
+
+
+def test_a_golden_set_that_the_suite_lacks_is_told_before_the_training(first, place, goldpath):
+    recipe = yaml.safe_load((place / "one.yaml").read_text())
+    chosen = [line for line in (place / "golden.jsonl").read_text().splitlines() if '"choice"' not in line]
+    (place / "without-choice.jsonl").write_text("\n".join(chosen) + "\n")
+    recipe["data"]["sources"][3]["path"] = "without-choice.jsonl"
+    (place / "without-choice.yaml").write_text(yaml.safe_dump(recipe | {"version": "4"}))
+    assert "sets.choice: is not there" in goldpath("run", place / "without-choice.yaml", code=2)
+    assert not (place / "home/runs/tiny/4/pretrain").exists()
+
+
+def test_an_error_of_a_stage_is_one_about_the_recipe(first, place, goldpath):
+    recipe = yaml.safe_load((place / "one.yaml").read_text())
+    recipe["sft"] |= {"lora_rank": 2, "lora_targets": ["q_prj"]}
+    (place / "odd.yaml").write_text(yaml.safe_dump(recipe | {"version": "5"}))
+    said = goldpath("run", place / "odd.yaml", code=2)
+    assert "stage `sft`: the recipe: sft.lora_targets: `q_prj` is no " in said

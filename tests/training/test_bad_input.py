@@ -194,6 +194,16 @@ def test_a_model_that_sees_ahead(packed_data: Path) -> None:
         Scorer(model)
 
 
+def test_a_model_with_a_broken_weight(packed_data: Path) -> None:
+    model = build_model(
+        ModelConfig(hidden_size=32, num_layers=1), None, Vocabulary(packed_data / "tokenizer"), training(), 48
+    )
+    with torch.no_grad():
+        model.get_output_embeddings().weight[3, 5] = float("nan")
+    with pytest.raises(BadInput, match="weights: give predictions that are no finite numbers"):
+        Scorer(model)
+
+
 def test_a_configuration_file_that_describes_no_model(packed_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     for text, problem in (("{", "is not JSON"), ("{}", "names no `model_type`"), ("[1]", "valid dictionary")):
