@@ -10,6 +10,8 @@ RowKind = Literal["pretrain", "sft", "preference", "unpaired"]
 KINDS: tuple[RowKind, ...] = ("pretrain", "sft", "preference", "unpaired")
 OnTooLong = Literal["drop", "truncate", "stop"]
 LearntAnswers = Literal["all", "last"]
+PiiClass = Literal["email", "phone", "card", "iban", "national_id", "ip", "secret"]
+PiiPolicy = Literal["redact", "quarantine", "allow"]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -42,6 +44,32 @@ class Source(Section):
         return self
 
 
+class PiiPolicies(Section):
+    """What single classes of personal data do in rows of all kinds; an absent one does what `pii_in_…` says.
+
+    Attributes:
+        email: e-mail addresses; those of example domains (RFC 2606) are nobody's.
+        phone: phone numbers.
+        card: payment cards.
+        iban: bank accounts.
+        national_id: identity, insurance and tax numbers of people.
+        ip: public IP addresses; private, loopback and documentation ranges are nobody's.
+        secret: keys, tokens, passwords. Absent, a row with one is taken out.
+    """
+
+    email: PiiPolicy | None = None
+    phone: PiiPolicy | None = None
+    card: PiiPolicy | None = None
+    iban: PiiPolicy | None = None
+    national_id: PiiPolicy | None = None
+    ip: PiiPolicy | None = None
+    secret: PiiPolicy | None = None
+
+    def overrides(self) -> dict[PiiClass, PiiPolicy]:
+        """The classes that say something of their own."""
+        return self.model_dump(exclude_none=True)  # type: ignore[return-value]
+
+
 class DataConfig(Section):
     """The data stage. Every field shapes the bytes that it writes, so every field is part of the identity.
 
@@ -52,11 +80,12 @@ class DataConfig(Section):
         on_contamination: what a training row does that repeats a golden item: `remove` takes it out, `stop` is an error.
         near_duplicate_threshold: documents whose sets of five-word shingles have at least this Jaccard similarity are one
             document; 0 leaves near-duplicates. Documents only: phrasings of one question are alike by design.
-        pii_in_documents, pii_in_conversations: what e-mail addresses, phone numbers, payment cards and IBANs do:
-            `redact` puts a typed placeholder such as `<email>` in their place, `quarantine` takes the row out.
-            A row with a secret (key, token, password) is always taken out.
-        phone_region: the country (ISO 3166, such as `DE`) whose national phone numbers are known too; "" knows
-            international ones (`+49 …`).
+        pii_in_documents, pii_in_conversations: what personal data does: `redact` puts a typed placeholder such as `<email>`
+            in its place, `quarantine` takes the row out, `allow` leaves it. A row with a secret (key, token, password) is
+            taken out, unless `pii` says otherwise.
+        pii: what single classes do instead, such as `{email: redact, ip: allow}`.
+        phone_region: the country (ISO 3166, such as `DE`) whose national phone numbers are known in any layout; "" knows
+            international ones, the usual layouts of national ones, and those beside a word such as `mobile`.
         min_characters, max_characters: the length of a document.
         max_answer_characters: the longest answer of a conversation or a pair.
         validation_fraction: the share of every row kind that is only validated on; at least one row of two or more.
@@ -83,8 +112,9 @@ class DataConfig(Section):
     on_bad_line: Literal["stop", "quarantine"] = "stop"
     on_contamination: Literal["remove", "stop"] = "remove"
     near_duplicate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
-    pii_in_documents: Literal["redact", "quarantine"] = "redact"
-    pii_in_conversations: Literal["redact", "quarantine"] = "quarantine"
+    pii_in_documents: PiiPolicy = "redact"
+    pii_in_conversations: PiiPolicy = "quarantine"
+    pii: PiiPolicies = PiiPolicies()
     phone_region: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""
     min_characters: Positive = 20
     max_characters: Positive = 100_000

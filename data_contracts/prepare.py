@@ -97,7 +97,7 @@ def _apply_contracts(
             _refuse_contamination(rows, contaminated)
         rows = funnel.remove("contaminated", "decontaminate", rows, contaminated)
         policy = config.pii_in_documents if kind == "pretrain" else config.pii_in_conversations
-        screened = screen_rows(rows, policy, config.phone_region)
+        screened = screen_rows(rows, policy, config.phone_region, config.pii.overrides())
         rows = funnel.remove("quarantined", "personal_data", screened.rows, screened.quarantined)
         if rows:
             checked = check_rows(kind, rows, config, control)

@@ -1,0 +1,1 @@
+"""Made-up corpora that benchmarks and tests share, each from a seed."""
