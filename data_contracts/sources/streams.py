@@ -58,6 +58,10 @@ class _Counted:
         self.count += len(data)
         return data
 
+    def close(self) -> None:
+        """Says that it is closed, as Arrow asks; who opened the stream closes it."""
+        self.closed = True
+
 
 @contextmanager
 def open_stream(file: SourceFile) -> Iterator[io.BufferedReader]:
@@ -128,4 +132,5 @@ def _truncated(file: SourceFile) -> BadInput:
 
 
 def _unreadable(file: SourceFile, reason: str) -> BadInput:
+    reason = " ".join(reason.split())
     return BadInput(file.location, "", f"cannot be read ({reason})", "give a file that is whole and yours to read")

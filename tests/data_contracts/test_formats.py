@@ -148,6 +148,34 @@ def test_text_in_parquet_that_is_no_utf_8_is_a_fault(tmp_path: Path) -> None:
     assert [one.value for one in records(path) if isinstance(one, limits.Record)] == [{"text": "good"}, {"text": "well"}]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json", "rows.csv", "rows.parquet", "rows.txt"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    rows = [{"text": f"{i} " + "Some words of a document that are not all alike. " * 20} for i in range(40_000)]
+    if name == "rows.parquet":
+        write_parquet(path, rows, row_group_size=len(rows))
+    else:
+        plain = {
+            ".json": json.dumps(rows).encode(),
+            ".csv": as_csv(rows),
+            ".txt": b"\n\n".join(str(r).encode() for r in rows),
+        }
+        path.write_bytes(plain.get(path.suffix) or gzip.compress(as_json_lines(rows), 1))
+    program = (
+        "import sys, resource; sys.path[:0] = sys.argv[2:]; from source_files import *\n"
+        "import pyarrow.parquet\n"
+        "opened = source(sys.argv[1], documents='paragraph'); (file,) = find_files(opened, '')\n"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "number = sum(1 for _ in read_records(opened, file))\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base\n"
+        "print(number, grown < 28_000, grown)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(Path(__file__).parent)], capture_output=True, text=True, check=False
+    )
+    assert told.stdout.startswith("40000 True"), told.stdout + told.stderr
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_a_hundred_megabytes_in_one_line_are_passed_over_without_being_held(tmp_path: Path, packing: str) -> None:
     path = tmp_path / f"rows.jsonl{packing}"
