@@ -1,8 +1,8 @@
 """What the data stage is told: where rows come from, what a row must be, and how rows become packed tokens."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from lineage.section import Section
 
@@ -12,7 +12,12 @@ OnTooLong = Literal["drop", "truncate", "stop"]
 LearntAnswers = Literal["all", "last"]
 Format = Literal["jsonl", "json", "parquet", "csv", "text"]
 Documents = Literal["file", "paragraph", "line"]
-Template = str | list[dict[Literal["system", "user", "assistant", "tool"], str]]
+Turn = dict[Literal["system", "user", "assistant", "tool"], str]
+# A text, or turns. Which of the two is read from the value, so that an error names what is wrong in it.
+Template = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Turn], Tag("turns")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "turns"),
+]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -53,6 +58,16 @@ class Source(Section):
     revision: str = ""
     split: str = ""
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _texts_are_quoted(cls, columns: Any) -> Any:
+        parts = list(columns.values()) if isinstance(columns, dict) else []
+        turns = [turn for part in parts if isinstance(part, list) for turn in part if isinstance(turn, dict)]
+        for text in [*parts, *(text for turn in turns for text in turn.values())]:
+            if isinstance(text, dict) and None in text.values():
+                raise ValueError(f"YAML takes `{{{next(iter(text))}}}` for a mapping: put it in quotes")
+        return columns
 
     @field_validator("columns")
     @classmethod

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from data_contracts.config import DataConfig, RowKind, Source
+from data_contracts.messages import refuse_deep
 from data_contracts.rows import GoldenItem, GoldenLine, Row, row_model
 from data_contracts.sources.formats import read_records
 from data_contracts.sources.forms import Guess, golden_kind, guess_kind, to_form
@@ -147,6 +148,7 @@ def make_row(feed: Feed, file: SourceFile, record: Record | Fault, identity: str
     if isinstance(record, Fault):
         raise BadInput(file.location, record.place, record.problem, record.fix)
     try:
+        refuse_deep(record.value)
         value = to_form(map_columns(record.value, feed.source.columns))
     except ValueError as error:
         raise BadInput(file.location, record.place, str(error), "correct that row, or `columns:`") from None

@@ -45,7 +45,7 @@ def to_form(value: Mapping[str, Any]) -> dict[str, Any]:
 def guess_kind(value: Mapping[str, Any]) -> Guess | None:
     """Returns what a row in its one form is, by its columns; None where they do not say."""
     names = value.keys()
-    if value.get("kind") in GOLDEN:
+    if isinstance(value.get("kind"), str) and value["kind"] in GOLDEN:
         return "golden"
     if {"chosen", "rejected"} <= names:
         return "preference"
@@ -111,7 +111,7 @@ def _turn(turn: Any) -> Any:
     """Returns a turn with a role and a content, without the nulls that tables write for absent fields."""
     if not isinstance(turn, dict):
         return turn
-    if "from" in turn and "value" in turn and "role" not in turn:
+    if isinstance(turn.get("from"), str) and "value" in turn and "role" not in turn:
         turn = {"role": _SHAREGPT.get(turn["from"], turn["from"]), "content": turn["value"]} | {
             name: part for name, part in turn.items() if name not in ("from", "value")
         }
@@ -121,5 +121,5 @@ def _turn(turn: Any) -> Any:
 def _read_list(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -62,6 +62,9 @@ def read_hub(source: Source, commit: str, field: str) -> Iterator[Record | Fault
     """
     import datasets
 
+    if Path(source.path).exists():  # `datasets` would take it for the data set, whatever the commit
+        fix = "run from another folder, or leave out `kind: hub` to read this one"
+        raise BadInput(source.path, field, "is the name of a folder here, too", fix)
     datasets.disable_progress_bars()
     try:
         rows: Any = datasets.load_dataset(

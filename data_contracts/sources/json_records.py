@@ -71,12 +71,19 @@ def read_json(stream: io.BufferedReader, where: str) -> Iterator[Record | Fault]
             if isinstance(value, dict):
                 yield Record(number, f"record {number}", value)
             else:
-                problem, excerpt = f"is {type(value).__name__}, not an object with fields", json.dumps(value)
+                problem, excerpt = f"is {type(value).__name__}, not an object with fields", _shown(value)
                 yield Fault(number, f"record {number}", problem, excerpt, "correct or delete it")
     except _TooLong:
         raise text.broken(f"record {number + 1} is longer than {MAX_RECORD >> 20} MiB") from None
     if text.next():
         raise text.broken(f"something follows the last of {number} records")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return "…"
 
 
 def _objects(text: "_Window") -> Iterator[Any]:

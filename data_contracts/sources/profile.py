@@ -197,11 +197,13 @@ def _problems(profile: Profile, kind: str | None) -> list[dict[str, Any]]:
     return found
 
 
-def _shorten(value: Any) -> Any:
+def _shorten(value: Any, depth: int = 4) -> Any:
+    if not depth:
+        return "…"
     if isinstance(value, str):
         return value if len(value) <= SHORT else f"{value[:SHORT]} … ({len(value):,} characters)"
     if isinstance(value, dict):
-        return {name: _shorten(part) for name, part in value.items()}
+        return {name: _shorten(part, depth - 1) for name, part in value.items()}
     if isinstance(value, list):
-        return [_shorten(part) for part in value[:4]] + ([f"… ({len(value)})"] if len(value) > 4 else [])
+        return [_shorten(part, depth - 1) for part in value[:4]] + ([f"… ({len(value)})"] if len(value) > 4 else [])
     return value if isinstance(value, (int, float, type(None))) else str(value)

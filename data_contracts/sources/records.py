@@ -24,7 +24,10 @@ class Record:
 
     def text(self) -> str:
         """The record as JSON, for the quarantine."""
-        return json.dumps(self.value, ensure_ascii=False, default=str)
+        try:
+            return json.dumps(self.value, ensure_ascii=False, default=str)
+        except RecursionError:  # such a row is refused for it
+            return f"an object with the fields {', '.join(self.value)}"
 
 
 @dataclass(frozen=True, slots=True)

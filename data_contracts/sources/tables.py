@@ -67,8 +67,8 @@ def read_parquet(file: BinaryIO, where: str, rows: int = BATCH) -> Iterator[Reco
             for batch in parquet.iter_batches(batch_size=rows):
                 yield from batch_records(batch, number)
                 number += batch.num_rows
-    except pa.ArrowException as error:
-        raise BadInput(where, "", f"is no whole Parquet file ({str(error).splitlines()[0]})", "get it again") from None
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # the latter two of names and dates that are none
+        raise BadInput(where, "", f"is no whole Parquet file ({' '.join(str(error).split())})", "get it again") from None
 
 
 def batch_records(batch: "pa.RecordBatch", passed: int) -> Iterator[Record | Fault]:

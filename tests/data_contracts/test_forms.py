@@ -186,6 +186,21 @@ def test_a_template_that_cannot_be_filled_is_refused(template: Any) -> None:
         parse(Source, {"path": "x.jsonl", "columns": {"messages": template}}, "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ({"question": None}, "columns: YAML takes `{question}` for a mapping: put it in quotes"),
+        ([{"user": {"question": None}}], "put it in quotes"),
+        ([{"bot": "x"}], "columns.messages.turns.0.bot.[key]: Input should be 'system', 'user', 'assistant' or 'tool'"),
+        (5, "columns.messages.turns: Input should be a valid list"),
+    ],
+)
+def test_what_is_wrong_in_a_template_is_named(template: Any, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(Source, {"path": "x.jsonl", "columns": {"messages": template}}, "recipe.yaml")
+    assert said in str(caught.value)
+
+
 def test_a_source_is_the_same_after_it_was_written_and_read() -> None:
     for said in (
         {"kind": "stdlib"},

@@ -1,6 +1,7 @@
 """Whatever the bytes of a file are: records, faults, or one error that names the file, never anything else."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from source_files import ROWS, as_csv, as_json_lines, config, pack, records, write_parquet
 
+from data_contracts.clean import normalise_row
+from data_contracts.config import KINDS
 from data_contracts.sources import read_sources
 from lineage.errors import BadInput
 
@@ -75,6 +78,48 @@ def test_every_line_of_garbage_is_a_row_or_a_bad_line(tmp_path: Path) -> None:
         corpus = read_sources(config(path, on_bad_line="quarantine"))
         blank = sum(not line.removeprefix(b"\xef\xbb\xbf" if not i else b"").strip() for i, line in enumerate(lines, 1))
         assert len(corpus.rows["pretrain"]) + len(corpus.bad_lines) == 1 + len(lines) - blank
+
+    check()
+
+
+texts = st.sampled_from(
+    ["", "x", "\n\nHuman: a\n\nAssistant: b", "[]", "{", '{"a": ' * 500 + "1" + "}" * 500, "\ud800", " a "]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+turns = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "tool", "bot", 5]),
+        "content": scalars,
+        "from": scalars | st.just([]),
+        "value": scalars,
+        "tool_calls": st.lists(
+            st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": texts, "arguments": texts})})
+        ),
+    },
+)
+cells = scalars | st.lists(turns | scalars, max_size=3) | st.dictionaries(texts, scalars, max_size=2)
+NAMES = ("id", "text", "messages", "conversations", "prompt", "completion", "chosen", "rejected", "label", "tools", "kind",
+         "weight", "question", "answer")  # fmt: skip
+
+
+def test_every_object_is_a_row_or_a_bad_line_that_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    deep = (
+        '{"messages": [{"role": "user", "content": "a"}], "tools": ' + '[{"name": "a", "b": ' * 400 + "1" + "}]" * 400 + "}"
+    )
+
+    @anything
+    @given(st.lists(st.dictionaries(st.sampled_from(NAMES), cells), max_size=4), st.sampled_from((*KINDS, None)))
+    def check(rows: list[dict[str, object]], kind: str | None) -> None:
+        first = {"text": "the first"} if kind in (None, "pretrain") else {}
+        lines = [json.dumps(row) for row in [first, *rows]]
+        path.write_text("\n".join([*lines, deep]))
+        corpus = read_sources(config(path, on_bad_line="quarantine", rows=kind))
+        made = [row for rows in corpus.rows.values() for row in rows]
+        assert len(made) + len(corpus.bad_lines) == len(rows) + 2
+        for row in made:
+            assert normalise_row(row).texts() is not None
 
     check()
 

@@ -249,6 +249,7 @@ def test_a_change_behind_a_url_is_seen(server: ThreadingHTTPServer, shards: Path
         ("zip://x.jsonl::/tmp/a.zip", "is a chain of URLs"),
         ("http://127.0.0.1:9/x.jsonl", "cannot be read"),
         ("gopher://host/x.jsonl", "cannot be read"),
+        ("s3://bucket/x.jsonl", r"needs a package that is not installed .* pip install 'goldpath\[s3\]'|cannot be read"),
     ],
 )
 def test_urls_that_cannot_be_read_are_one_error(url: str, said: str) -> None:
