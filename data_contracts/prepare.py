@@ -137,9 +137,12 @@ def _pack(
                 _refuse_too_long(split[kind, part], encoded.left_out)
             copies = count_copies(kind, split[kind, part], corpus.epochs if part == "train" else {}, config.seed)
             mixed = repeat_pieces(encoded, copies)
+            if encoded.pieces and not mixed:
+                problem = f"the `epochs` of the sources leave no {kind} row to pack"
+                raise BadInput("data", "sources", problem, "raise `epochs`, or take the source out")
             split[kind, part] = funnel.remove("quarantined", "pack", split[kind, part], encoded.left_out)
             num_rows = sum(number for row, number in enumerate(copies) if row not in encoded.left_out)
-            if num_rows != len(split[kind, part]):
+            if any(number != 1 for number in copies):
                 funnel.packed[kind] = num_rows
             funnel.truncated += encoded.num_cut
             packed: dict[str, list[list[Piece]]] = {part: arrange(mixed, config.seq_len)}

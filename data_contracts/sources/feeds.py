@@ -89,16 +89,18 @@ def infer_kind(source: Source, files: tuple[SourceFile, ...], field: str) -> Gue
     Raises:
         BadInput: none of its first records does.
     """
-    first: Record | None = None
+    found: Record | Fault | None = None
     for record in islice(_records(source, files), LOOKED_AT):
         if isinstance(record, Record):
-            first = first or record
-            value = map_columns(record.value, source.columns) if _maps(source, record) else record.value
-            if guess := guess_kind(_formed(value)):
+            if guess := guess_kind(_formed(source, record)):
                 return guess
-    if first is None:
+            found = found if isinstance(found, Record) else record
+        found = found or record
+    if found is None:
         raise BadInput(source.path, field, "holds no rows", "give a source with rows")
-    problem = f"the columns do not say what the rows are ({', '.join(first.value) or 'there are none'})"
+    if isinstance(found, Fault):
+        raise BadInput(source.path, found.place, found.problem, "correct it, or say `rows:`: no row tells what they are")
+    problem = f"the columns do not say what the rows are ({', '.join(found.value) or 'there are none'})"
     fix = "say under `columns:` what fields are made of (`goldpath data inspect` shows how)"
     raise BadInput(source.path, field, problem, fix)
 
@@ -176,20 +178,12 @@ def _records(source: Source, files: tuple[SourceFile, ...]) -> Iterator[Record |
         yield from read_records(source, file)
 
 
-def _maps(source: Source, record: Record) -> bool:
-    """Whether a record has all columns that the source's templates ask for."""
+def _formed(source: Source, record: Record) -> Mapping[str, Any]:
+    """Returns the record in its one form where it has one, else as it is."""
     try:
-        map_columns(record.value, source.columns)
+        return to_form(map_columns(record.value, source.columns))
     except ValueError:
-        return False
-    return True
-
-
-def _formed(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        return to_form(value)
-    except ValueError:
-        return value
+        return record.value
 
 
 def _named_apart(feed: Feed, before: list[Feed]) -> Feed:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_contracts.config import Source
 from data_contracts.sources.json_records import read_json, read_json_lines
+from data_contracts.sources.listing import suffix_of
 from data_contracts.sources.places import SourceFile, check_unchanged, open_raw
 from data_contracts.sources.records import Fault, Record
 from data_contracts.sources.streams import open_stream, read_errors
@@ -41,6 +42,6 @@ def read_records(source: Source, file: SourceFile) -> Iterator[Record | Fault]:
             elif file.layout == "json":
                 yield from read_json(stream, where)
             elif file.layout == "csv":
-                yield from read_csv(stream, where, "\t" if ".tsv" in Path(where).suffixes else ",")
+                yield from read_csv(stream, where, "\t" if suffix_of(where) == ".tsv" else ",")
             else:
                 yield from read_text(stream, where, source.documents)

@@ -14,7 +14,8 @@ FORMATS: dict[str, Format] = {
     ".txt": "text", ".text": "text", ".md": "text",
 }  # fmt: skip
 PACKED = (".gz", ".zst", ".zstd")
-SAVED = ("dataset_dict.json", "state.json")  # what `datasets` leaves in a folder that it saved
+SAVED = ({"dataset_dict.json"}, {"state.json", "dataset_info.json"})  # what `datasets` leaves in a folder that it saved
+LOCAL = ("file://", "local://")
 MAGIC = "*?["  # of paths; of URLs the star alone, as `?` begins a query
 
 
@@ -29,6 +30,7 @@ def absolute_path(path: str, kind: str, folder: Path) -> str:
     """
     if "\0" in path:
         raise BadInput("data.sources", "path", "holds a path with a null byte", "correct that path")
+    path = next((path.removeprefix(scheme) for scheme in LOCAL if path.startswith(scheme)), path)
     if not path or kind == "hub" or is_url(path):
         return path
     return os.path.abspath(folder / path)  # noqa: PTH100  (a link keeps its own name, which says its format)
@@ -75,17 +77,20 @@ def source_name(source: Source) -> str:
     return short_name(path.rstrip("/")) or "source"
 
 
-def format_of(name: str) -> Format | None:
-    """Returns the format that a file's name says."""
-    path = PurePosixPath(name.lower())
-    if path.suffix in PACKED:
-        path = path.with_suffix("")
-    return FORMATS.get(path.suffix)
+def suffix_of(location: str) -> str:
+    """Returns the suffix of a path or URL that says its format, in small letters."""
+    path = PurePosixPath(_path_of(location).lower())
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+
+
+def format_of(location: str) -> Format | None:
+    """Returns the format that a path or URL says."""
+    return FORMATS.get(suffix_of(location))
 
 
 def _list_local(source: Source, path: Path, field: str) -> tuple[SourceFile, ...]:
     if path.is_dir():
-        if any((path / name).is_file() for name in SAVED) and source.format is None:
+        if source.format is None and any(all((path / name).is_file() for name in names) for names in SAVED):
             return (SourceFile(source_name(source), str(path), "saved"),)
         return _several(source, field, _walk(path, field), path)
     if _is_pattern(str(path)) and not path.exists():
@@ -114,7 +119,7 @@ def _list_remote(source: Source, field: str) -> tuple[SourceFile, ...]:
 
 
 def _single(source: Source, field: str, location: str) -> SourceFile:
-    layout = _format(source) or format_of(_path_of(location))
+    layout = _format(source) or format_of(location)
     if layout is None:
         fix = f"say `format:`, or name it after one ({', '.join(FORMATS)}, each also .gz or .zst)"
         raise BadInput(location, field, "its name does not say what format it has", fix)
@@ -126,6 +131,8 @@ def _several(
 ) -> tuple[SourceFile, ...]:
     """Returns files of a folder or a pattern. A pattern means all that it matches; a folder what has a known format."""
     given = _format(source)
+    if chosen and not named:
+        raise BadInput(source.path, field, "cannot be read: it matches no file", "give a file, a folder or a pattern")
     if chosen and given:
         formats = {name: given for name, _ in named}
     else:

@@ -102,6 +102,7 @@ def open_raw(file: SourceFile, *, seekable: bool = False) -> Iterator[BinaryIO]:
         with open_remote(file.location, file.identity, seekable=seekable) as stream:
             yield stream
         return
+    _stamp(Path(file.location))  # to open a pipe would wait for a writer
     check_unchanged(file)
     with Path(file.location).open("rb") as stream:
         yield stream

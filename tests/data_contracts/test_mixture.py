@@ -50,3 +50,8 @@ def test_the_funnel_adds_up_whatever_is_packed_how_often(tmp_path: Path) -> None
         assert int(file.metadata()["documents"]) == expected
         segments = sum(len(set(row[row >= 0].tolist())) for row in file.get_tensor("segment_ids"))
     assert segments == expected
+
+    recipe["data"]["sources"] = [{"path": "often.jsonl", "epochs": 1e-9}]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    done = run_data("--config", tmp_path / "recipe.json", "--out", tmp_path / "none", home=tmp_path / "home")
+    assert (done.returncode, "leave no sft row to pack" in done.stderr) == (2, True), done.stderr

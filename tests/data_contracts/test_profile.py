@@ -1,6 +1,7 @@
 """What `inspect` says of a source, and that the recipe which it gives reads it."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ def test_rows_that_no_recipe_reads_say_so(tmp_path: Path) -> None:
         profile_source(source(path))
     path.write_bytes(b"broken\n")
     assert profile_source(source(path))["problems"][1]["rows"] == 1
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(BadInput, match="is no regular file"):
+        profile_source(source(tmp_path / "pipe.jsonl"))
 
 
 def test_rows_as_they_are_need_no_columns() -> None:

@@ -14,7 +14,7 @@ from data_contracts.job import resolve_paths
 from data_contracts.sources import read_sources, source_digests
 from data_contracts.sources.feeds import find_files, open_feeds, read_feed
 from data_contracts.sources.formats import read_records
-from data_contracts.sources.listing import short_name, source_name
+from data_contracts.sources.listing import absolute_path, format_of, short_name, source_name, suffix_of
 from lineage.errors import BadInput
 from lineage.files import sha256_file
 
@@ -115,7 +115,7 @@ def test_what_is_no_file_to_read_is_one_error(tmp_path: Path) -> None:
         "pipe.jsonl": "is no regular file",
         "none.jsonl": "cannot be read",
         "empty": "holds no file of a known format",
-        "*.csv": "holds no file of a known format",
+        "*.csv": "matches no file",
         "odd": "does not say what format",
         "odd/rows.jsonl": "cannot be read",
         "n" * 300 + ".jsonl": "cannot be read",
@@ -185,6 +185,8 @@ def test_two_sources_of_one_name_have_rows_of_their_own_names(tmp_path: Path) ->
 def test_names_lose_what_says_how_a_file_is_read() -> None:
     assert short_name("/x/train.v2.jsonl.zst") == "train.v2"
     assert short_name("https://host/a/train.csv?version=3") == "train"
+    assert format_of("https://host/a/Train.CSV.gz?version=3.json") == "csv"
+    assert (suffix_of("a.tsv.csv"), suffix_of("a.tsv.zst"), suffix_of("a")) == (".csv", ".tsv", "")
     assert source_name(source("/x/shards/*/a.jsonl")) == "shards"
     assert source_name(source("s3://bucket/wiki/")) == "wiki"
     assert source_name(source("s3://bucket/wiki/part-*.jsonl")) == "wiki"
@@ -194,6 +196,7 @@ def test_paths_are_those_of_the_recipe_s_folder_and_urls_stay(tmp_path: Path) ->
     both = config("../rows/*.jsonl").model_copy(
         update={"sources": [source("../rows/*.jsonl"), source("s3://b/x.jsonl"), source("org/name", kind="hub")]}
     )
+    assert absolute_path("file:///a/b.csv", "files", tmp_path) == "/a/b.csv"
     paths = [one.path for one in resolve_paths(both, tmp_path / "recipes").sources]
     assert paths == [f"{tmp_path}/rows/*.jsonl", "s3://b/x.jsonl", "org/name"]
 
