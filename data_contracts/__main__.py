@@ -40,7 +40,7 @@ def run(path: Path, out: Path) -> int:
             from data_contracts.prepare import prepare, say
             from data_contracts.version import version_data
 
-            metrics = prepare(config, out, tokenizer_folder(job))
+            metrics = prepare(config, out, tokenizer_folder(job), stage.inputs)
             say("versioning")
             stage.finish(metrics, version_data(out, job.name, job.version))
         assert stage.finished is not None

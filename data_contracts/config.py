@@ -1,8 +1,8 @@
 """What the data stage is told: where rows come from, what a row must be, and how rows become packed tokens."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from lineage.section import Section
 
@@ -12,6 +12,14 @@ OnTooLong = Literal["drop", "truncate", "stop"]
 LearntAnswers = Literal["all", "last"]
 PiiClass = Literal["email", "phone", "card", "iban", "national_id", "ip", "secret"]
 PiiPolicy = Literal["redact", "quarantine", "allow"]
+Format = Literal["jsonl", "json", "parquet", "csv", "text"]
+Documents = Literal["file", "paragraph", "line"]
+Turn = dict[Literal["system", "user", "assistant", "tool"], str]
+# A text, or turns. Which of the two is read from the value, so that an error names what is wrong in it.
+Template = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Turn], Tag("turns")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "turns"),
+]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,25 +30,74 @@ class Source(Section):
     """One place that rows come from.
 
     Attributes:
-        kind: `stdlib` makes all kinds of rows and golden sets from the interpreter's library; `jsonl` reads a file.
-        path: the JSONL file, one row a line, UTF-8; relative to the file that this section is written in.
-        rows: what the file's rows are; `golden` rows are never trained on.
+        kind: `files` reads files, in the format that their names say; `hub` a data set of the Hugging Face hub; `jsonl`
+            files of JSON lines; `stdlib` makes all kinds of rows and golden sets from the interpreter's library.
+        path: a file, a pattern (`shards/*.jsonl.zst`), a folder (its files of one format, at any depth, sorted by path), a
+            folder that `datasets` saved, or a URL of any of these that fsspec knows (`s3://`, `gs://`, `https://`), with
+            credentials from the environment; gzip and zstd are seen from the bytes. A path is relative to the file that
+            this section is written in. Of `hub`, the data set's name.
+        format: of the files; left out, their names say it.
+        rows: what the rows are; left out, their columns say it. `golden` rows are never trained on.
         golden_set: for golden rows, the set that they join; "" takes each item's own `kind`.
+        columns: what each field of a row is made of: a column's name, a text with `{columns}` in it, or turns, such as
+            `[{user: "{question}"}, {assistant: "{answer}"}]`. `{a.b.0}` looks into objects and lists. Columns that are not
+            asked for are then left out, but for `id`; without `columns` a column that is no field of a row is an error.
+        documents: of plain text, what a document is: a `file`, a `paragraph` (up to a blank line), or a `line`.
+        subset, revision: of `hub`, the configuration, and the branch, tag or commit.
+        split: of `hub` and of a folder that `datasets` saved, the split; "" is `train` where there are several.
+        epochs: how often the training rows are packed. With 2.5 all come twice, and about half of them, as the seed
+            chooses, once more; with 0.5 that half alone. Rows that are not packed stay among the kept ones.
     """
 
-    kind: Literal["stdlib", "jsonl"]
+    kind: Literal["files", "jsonl", "hub", "stdlib"] = "files"
     path: str = ""
+    format: Format | None = None
     rows: RowKind | Literal["golden"] | None = None
     golden_set: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    columns: dict[str, Template] = Field(default_factory=dict)
+    documents: Documents = "file"
+    subset: str = ""
+    revision: str = ""
+    split: str = ""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _texts_are_quoted(cls, columns: Any) -> Any:
+        parts = list(columns.values()) if isinstance(columns, dict) else []
+        turns = [turn for part in parts if isinstance(part, list) for turn in part if isinstance(turn, dict)]
+        for text in [*parts, *(text for turn in turns for text in turn.values())]:
+            if isinstance(text, dict) and None in text.values():
+                raise ValueError(f"YAML takes `{{{next(iter(text))}}}` for a mapping: put it in quotes")
+        return columns
+
+    @field_validator("columns")
+    @classmethod
+    def _templates_can_be_filled(cls, columns: dict[str, Template]) -> dict[str, Template]:
+        from data_contracts.sources.mapping import check_template
+
+        for template in columns.values():
+            check_template(template)
+        return columns
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
+        fields = type(self).model_fields
+        said = {name for name in fields if getattr(self, name) != fields[name].get_default(call_default_factory=True)}
+        if self.kind == "stdlib" and (wrong := sorted(said - {"kind", "epochs"})):
+            raise ValueError(f"a stdlib source takes no `path`, `rows` or `golden_set`, and no `{wrong[0]}`")
         if self.kind == "jsonl" and not (self.path and self.rows):
             raise ValueError("a jsonl source needs `path` and `rows` (pretrain, sft, preference, unpaired or golden)")
-        if self.kind == "stdlib" and (self.path or self.rows or self.golden_set):
-            raise ValueError("a stdlib source takes no `path`, `rows` or `golden_set`")
+        if self.kind != "stdlib" and not self.path:
+            raise ValueError(f"a source of kind {self.kind} needs `path`")
+        if self.kind == "jsonl" and self.format not in (None, "jsonl"):
+            raise ValueError("a jsonl source takes no other `format`")
+        if self.kind != "hub" and (wrong := sorted(said & {"subset", "revision"})):
+            raise ValueError(f"only a source of kind hub takes a `{wrong[0]}`")
         if self.golden_set and self.rows != "golden":
             raise ValueError("only golden rows take a `golden_set`")
+        if self.rows == "golden" and self.epochs != 1:
+            raise ValueError("golden rows are never trained on: they take no `epochs`")
         return self
 
 

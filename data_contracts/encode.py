@@ -1,6 +1,6 @@
 """Turns rows into pieces: tokens, and which of them are learnt."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,13 @@ class Encoded:
     """Rows as pieces, in order.
 
     Attributes:
+        rows: the position of the row that each piece is of.
         left_out: positions of rows that have no piece, with the reason.
         num_cut: rows whose end was cut off.
     """
 
     pieces: list[Piece]
+    rows: list[int]
     left_out: dict[int, Reason]
     num_cut: int = 0
 
@@ -80,11 +82,16 @@ def encode_rows(
 
     A row with answers is not: it is left out, or with `truncate` loses its end, and the answer then stops in the middle.
     """
-    if kind == "pretrain":
-        return Encoded(encode_documents([row for row in rows if isinstance(row, Document)], tokenizer, seq_len), {})
     pieces: list[Piece] = []
+    positions: list[int] = []
     left_out: dict[int, Reason] = {}
     num_cut = 0
+    if kind == "pretrain":
+        documents = [row for row in rows if isinstance(row, Document)]
+        for position, parts in enumerate(divide_documents(documents, tokenizer, seq_len)):
+            pieces += parts
+            positions += [position] * len(parts)
+        return Encoded(pieces, positions, left_out)
     examples = [row for row in rows if isinstance(row, Example)]
     for position, piece in enumerate(encode_examples(examples, tokenizer, learnt_answers)):
         fitted = fit(piece, seq_len) if isinstance(piece, Piece) and on_too_long == "truncate" else piece
@@ -98,7 +105,8 @@ def encode_rows(
         else:
             num_cut += fitted is not piece
             pieces.append(fitted)
-    return Encoded(pieces, left_out, num_cut)
+            positions.append(position)
+    return Encoded(pieces, positions, left_out, num_cut)
 
 
 def fit(piece: Piece, seq_len: int) -> Piece:
@@ -111,17 +119,22 @@ def fit(piece: Piece, seq_len: int) -> Piece:
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerFast", seq_len: int) -> list[Piece]:
-    """Returns at least one piece per document: one that is longer than a row is split, each part a piece of its own.
+    """Returns the pieces of all documents, in order (`divide_documents`)."""
+    return [piece for pieces in divide_documents(documents, tokenizer, seq_len) for piece in pieces]
+
+
+def divide_documents(
+    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerFast", seq_len: int
+) -> Iterator[list[Piece]]:
+    """Yields a document's pieces, at least one: one that is longer than a row is split, each part a piece of its own.
 
     A control token in a text is encoded as the text that it is.
     """
-    pieces: list[Piece] = []
     texts = _encode_plain([document.text for document in documents], tokenizer)
     for document, ids in zip(documents, texts, strict=True):
         tokens = [*_begin(tokenizer), *ids, tokenizer.eos_token_id]
         parts = [tokens[start : start + seq_len] for start in range(0, len(tokens), seq_len)]
-        pieces += [Piece((Segment(part, [True] * len(part)),), source=document.id) for part in parts]
-    return pieces
+        yield [Piece((Segment(part, [True] * len(part)),), source=document.id) for part in parts]
 
 
 def encode_examples(

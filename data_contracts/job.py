@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.config import DataConfig
+from data_contracts.sources.listing import absolute_path
 from lineage.bundle import MANIFEST
 from lineage.job import Job, load_stage
 from lineage.section import parse, read_yaml
@@ -38,7 +39,9 @@ def resolve_paths(config: DataConfig, folder: Path) -> DataConfig:
         return str((folder / path).resolve()) if path else ""
 
     changed: dict[str, Any] = {name: absolute(getattr(config, name)) for name in ("tokenizer", "chat_template")}
-    changed["sources"] = [source.model_copy(update={"path": absolute(source.path)}) for source in config.sources]
+    changed["sources"] = [
+        source.model_copy(update={"path": absolute_path(source.path, source.kind, folder)}) for source in config.sources
+    ]
     return config.model_copy(update=changed)
 
 

@@ -18,6 +18,7 @@ from lineage.section import Section
 
 Role = Literal["system", "user", "assistant", "tool"]
 Change: TypeAlias = Callable[[str], str]
+MAX_DEPTH = 64  # of lists and objects in a row
 
 
 class Sparse(Section):
@@ -157,10 +158,29 @@ def _rewrite_call(call: ToolCall, change: Change) -> ToolCall:
     return call.model_copy(update={"function": call.function.model_copy(update={"arguments": arguments})})
 
 
+def refuse_deep(value: Any) -> None:
+    """Refuses a value whose lists and objects are nested more than `MAX_DEPTH` deep: rows are walked through recursively.
+
+    Raises:
+        ValueError: it is.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        parts = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list)))
+        level = [part for inside in parts for part in inside if isinstance(part, (dict, list))]
+        if not level:
+            return
+    raise ValueError("is nested too deeply")
+
+
 def _read_json(value: Any, what: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        read = json.loads(value)
+    except RecursionError:
+        raise ValueError(f"the text of {what} is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"the text of {what} is no JSON ({error})") from None
+    refuse_deep(read)
+    return read

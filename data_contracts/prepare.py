@@ -18,6 +18,7 @@ from data_contracts.dedup import find_exact, find_near
 from data_contracts.encode import Piece, encode_rows
 from data_contracts.expectations import check_rows
 from data_contracts.jsonl import write_jsonl
+from data_contracts.mixture import count_copies, repeat_pieces
 from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
 from data_contracts.pii import screen_rows
 from data_contracts.quarantine import Funnel, Reason
@@ -35,18 +36,21 @@ if TYPE_CHECKING:
 Split = dict[tuple[RowKind, Part], list[Row]]
 
 
-def prepare(config: DataConfig, out: Path, base_tokenizer: Path | None = None) -> dict[str, Metric]:
+def prepare(
+    config: DataConfig, out: Path, base_tokenizer: Path | None = None, digests: Mapping[str, str] | None = None
+) -> dict[str, Metric]:
     """Runs the data stage in a folder and returns its metrics. Equal sources and configuration give equal bytes.
 
     Args:
         base_tokenizer: the folder of a base model, whose tokenizer the rows are packed with.
+        digests: of the sources, as the stage's identity has them (`source_digests`).
 
     Raises:
         BadInput: a source, a line, or the tokenizer is wrong; or no row of a kind keeps its contract.
         GoldpathError: a law of this stage was broken: rows got lost, or a golden item is in the final rows.
     """
     say("reading sources")
-    corpus = read_sources(config)
+    corpus = read_sources(config, digests)
     golden = {name: [rewrite_golden(item, normalise) for item in items] for name, items in sorted(corpus.golden.items())}
     freeze_golden(golden, out / "golden")
     for kind in KINDS:
@@ -66,7 +70,7 @@ def prepare(config: DataConfig, out: Path, base_tokenizer: Path | None = None) -
         texts = (text for kind in KINDS for row in split[kind, "train"] for text in row.texts())
         tokenizer = train_tokenizer(texts, config.vocab_size, tools=tools)
     save_tokenizer(tokenizer, out / "tokenizer")
-    num_tokens = _pack(split, tokenizer, config, funnel, out)
+    num_tokens = _pack(split, tokenizer, config, corpus, funnel, out)
 
     for (kind, part), rows in split.items():
         write_jsonl(out / "rows" / kind / f"{part}.jsonl", (row.model_dump(mode="json") for row in rows))
@@ -112,7 +116,7 @@ def _apply_contracts(
 
 
 def _pack(
-    split: Split, tokenizer: "PreTrainedTokenizerFast", config: DataConfig, funnel: Funnel, out: Path
+    split: Split, tokenizer: "PreTrainedTokenizerFast", config: DataConfig, corpus: Corpus, funnel: Funnel, out: Path
 ) -> dict[RowKind, int]:
     """Writes packed tokens, quarantines rows that do not fit into them, and returns the number of training tokens."""
     num_tokens: dict[tuple[str, RowKind], int] = {}
@@ -131,15 +135,23 @@ def _pack(
             )
             if config.on_too_long == "stop":
                 _refuse_too_long(split[kind, part], encoded.left_out)
+            copies = count_copies(kind, split[kind, part], corpus.epochs if part == "train" else {}, config.seed)
+            mixed = repeat_pieces(encoded, copies)
+            if encoded.pieces and not mixed:
+                problem = f"the `epochs` of the sources leave no {kind} row to pack"
+                raise BadInput("data", "sources", problem, "raise `epochs`, or take the source out")
             split[kind, part] = funnel.remove("quarantined", "pack", split[kind, part], encoded.left_out)
+            num_rows = sum(number for row, number in enumerate(copies) if row not in encoded.left_out)
+            if any(number != 1 for number in copies):
+                funnel.packed[kind] = num_rows
             funnel.truncated += encoded.num_cut
-            packed: dict[str, list[list[Piece]]] = {part: arrange(encoded.pieces, config.seq_len)}
+            packed: dict[str, list[list[Piece]]] = {part: arrange(mixed, config.seq_len)}
             if kind == "unpaired":
                 packed[f"{part}-mismatched"] = mismatch(packed[part], config.seq_len)
             for name, rows in packed.items():
                 tensors = fill_rows(rows, config.seq_len, tokenizer.pad_token_id)
                 path = out / "packed" / kind / f"{name}.safetensors"
-                num_tokens[name, kind] = write_packed(path, kind, tensors, len(split[kind, part]))["tokens"]
+                num_tokens[name, kind] = write_packed(path, kind, tensors, num_rows)["tokens"]
         _refuse_empty(kind, split[kind, "train"], funnel)
     return {kind: number for (name, kind), number in num_tokens.items() if name == "train"}
 

@@ -38,11 +38,13 @@ class Funnel:
         rows_in: rows that the sources hold, by kind.
         removed: what was taken out, by outcome, in the order of removal.
         truncated: rows that were kept without their end.
+        packed: how many training rows were packed, where it is not every kept one once (`epochs` of a source).
     """
 
     rows_in: Counter[RowKind] = field(default_factory=Counter)
     removed: dict[Outcome, list[dict[str, Any]]] = field(default_factory=lambda: {outcome: [] for outcome in FILES})
     truncated: int = 0
+    packed: dict[RowKind, int] = field(default_factory=dict)
 
     def enter(self, kind: RowKind, rows: int) -> None:
         """Counts rows that came out of the sources."""
@@ -97,7 +99,8 @@ class Funnel:
         rules = Counter(f"{entry['stage']}.{entry['rule']}" for entries in self.removed.values() for entry in entries)
         if self.truncated:
             rules["pack.truncated"] = self.truncated
-        write_json(out / "funnel.json", {"kinds": counts, "rules": dict(sorted(rules.items()))})
+        packed = {"packed": self.packed} if self.packed else {}
+        write_json(out / "funnel.json", {"kinds": counts, "rules": dict(sorted(rules.items()))} | packed)
 
     def _note(
         self, outcome: Outcome, id_: str, source: str, kind: RowKind, stage: str, reason: Reason, row: dict[str, Any]

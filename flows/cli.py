@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.data_commands import data
 from lineage.errors import BadInput, ExitCode, run_cli
 from lineage.privacy import switch_off_telemetry
 
@@ -29,6 +30,9 @@ def cli() -> None:
     switch_off_telemetry()
     # stdout is for data alone: what libraries print (MLflow prints links) goes where progress goes.
     click.get_current_context().with_resource(redirect_stdout(sys.stderr))
+
+
+cli.add_command(data)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from data_contracts.config import DataConfig
+from data_contracts.sources.listing import absolute_path
 from evaluation.config import EvaluationConfig, GatePolicy
 from evaluation.suite import load_suite
 from lineage.errors import BadInput
@@ -122,8 +123,10 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     """Makes the recipe's own paths absolute: they are written relative to the recipe, wherever the command is typed."""
     data, model = value.get("data"), value.get("model")
     sources = data.get("sources") if isinstance(data, dict) else None
-    places = [(source, "path") for source in sources] if isinstance(sources, list) else []
-    places += [(data, "tokenizer"), (data, "chat_template")]
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = absolute_path(source["path"], str(source.get("kind")), folder)
+    places = [(data, "tokenizer"), (data, "chat_template")]
     places += [(value.get("resources"), "accelerate_config"), (value.get("resources"), "deepspeed_config")]
     if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
         places.append((model, "base"))

@@ -34,7 +34,7 @@ def test_own_suite_by_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, "there is no such suite. Fix: take one of fast, or a file"),
+        ({}, "there is no such suite. Fix: take one of fast, likelihood, or a file"),
         ({"s.yaml": "name: s\ntasks: []\n"}, "tasks"),
         ({"s.yaml": "name: s\ntasks: [nowhere]\n"}, "there is no nowhere.yaml"),
         ({"s.yaml": "name: s\ntask: [choice]\n"}, "did you mean `tasks`"),
