@@ -26,12 +26,14 @@ class Source(Section):
         path: the JSONL file, one row a line, UTF-8; relative to the file that this section is written in.
         rows: what the file's rows are; `golden` rows are never trained on.
         golden_set: for golden rows, the set that they join; "" takes each item's own `kind`.
+        license: under which licence the rows may be used, such as `cc-by-4.0` (SPDX); the data card says it.
     """
 
     kind: Literal["stdlib", "jsonl"]
     path: str = ""
     rows: RowKind | Literal["golden"] | None = None
     golden_set: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    license: str = ""
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
