@@ -62,7 +62,7 @@ def compare_rows(a: Profile, b: Profile) -> RowChanges:
     gone, new = ids_a[~np.isin(contents_a, in_both)], ids_b[~np.isin(contents_b, in_both)]
     changed = np.intersect1d(gone, new)
     added, removed = new[~np.isin(new, changed)], gone[~np.isin(gone, changed)]
-    trained, validated = (_array(profile.digests[part].contents) for profile, part in ((a, "train"), (b, "validation")))
+    trained, validated = _array(a.digests["train"].contents), _array(b.digests["validation"].contents)
     return RowChanges(
         unchanged=len(ids_b) - len(new),
         renamed=int((ids_a[at_a] != ids_b[at_b]).sum()),

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from flows.release import places
 from flows.settings import Settings
 from lineage.bundle import seal_bundle
 from lineage.job import Job
 from lineage.record import read_record
 from lineage.stage import StageRun
-from serving.config import Places
 from serving.release.ledger import Ledger
 from serving.release.registry import register
-from tests.data_contracts.tiny_corpus import chat, conversations, documents, run_data, write_corpus, write_lines
+from tests.data_contracts.tiny_corpus import chat, conversations, documents, run_data, sentence, write_corpus, write_lines
 
 MAIL = "jane.doe@goldpath.dev"  # in one document, which is kept with <email>, and in one conversation, which is not
 
@@ -75,16 +75,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder)
     first = make_data(folder, home, "1.0.0")
     without = [row for row in documents() if row["id"] not in ("mail", "d0", "exact")]
-    write_lines(folder / "pretrain.jsonl", [{"id": "new", "text": "A new row. " + without[3]["text"] * 2}, *without])
+    write_lines(folder / "pretrain.jsonl", [{"id": "new", "text": sentence("new", 60)}, *without])
     others = [row for row in conversations() if row["id"] != "c-mail"]
     write_lines(folder / "sft.jsonl", [others[0] | {"messages": chat("Where is it?", "Elsewhere.")}, *others[1:]])
     second = make_data(folder, home, "2.0.0")
     sft = make_model(home, "1.0.0", "sft", {"data": first})
     make_model(home, "2.0.0", "sft", {"data": second})
     make_model(home, "3.0.0", "dpo", {"data": second, "base": sft / "bundle"})
-    ledger = Ledger(Settings(home=home).ledger)
-    places = Places(bundles=home / "bundles", routes=home / "routes.json")
-    register(ledger, places, "tiny", "1.0.0", sft, "ada", waiver="a test")
+    settings = Settings(home=home)
+    ledger = Ledger(settings.ledger)
+    register(ledger, places(settings), "tiny", "1.0.0", sft, "ada", waiver="a test")
     ledger.close()
     return home
 
