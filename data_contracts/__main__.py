@@ -44,7 +44,7 @@ def run(path: Path, out: Path) -> int:
             from data_contracts.prepare import prepare, say
             from data_contracts.version import version_data
 
-            metrics = prepare(config, out, tokenizer_folder(job), erasures)
+            metrics = prepare(config, out, tokenizer_folder(job), erasures=erasures)
             write_card(out, config, stage.inputs)
             say("versioning")
             stage.finish(metrics, version_data(out, job.name, job.version))

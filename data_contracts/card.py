@@ -95,7 +95,7 @@ def _sources(section: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
         digests = [digest for name, digest in sorted(inputs.items()) if name.startswith(f"sources[{i}]")]
         what = source.get("path") or source.get("kind")
         rows.append([what, source.get("rows"), source.get("license") or "not said", " ".join(digests)])
-    return _table(["source", "rows", "licence", "sha256"], rows)
+    return _table(["source", "rows", "licence", "digest"], rows)
 
 
 def _funnel(funnel: Mapping[str, Any]) -> str:
@@ -137,7 +137,10 @@ def _rows_by_source(profiles: Mapping[RowKind, Profile]) -> str:
 
 def _personal(section: Mapping[str, Any], funnel: Mapping[str, Any]) -> str:
     policies = {name: value for name, value in section.items() if name.startswith(PERSONAL) and value not in ("", None)}
-    lines = [f"- `{name}`: {json.dumps(value) if isinstance(value, dict) else value}" for name, value in policies.items()]
+    lines = []
+    for name, value in policies.items():
+        by_class = value.items() if isinstance(value, dict) else ()
+        lines += [f"- `{name}.{kind}`: {policy or 'as above'}" for kind, policy in by_class] or [f"- `{name}`: {value}"]
     found = {name: rows for name, rows in funnel["rules"].items() if name.startswith("personal_data.")}
     said = ", ".join(f"{rows:,} for {name.split('.', 1)[1]}" for name, rows in found.items())
     return "\n".join([*lines, f"- rows taken out: {said or 'none'}"])
@@ -167,14 +170,20 @@ def _tokenizer(section: Mapping[str, Any], inputs: Mapping[str, str], out: Path)
 
 
 def _reproduce(section: Mapping[str, Any]) -> str:
-    said = {name: value for name, value in section.items() if value not in ("", None, [])}
-    said["sources"] = [{k: v for k, v in source.items() if v not in ("", None)} for source in section["sources"]]
-    text = yaml.safe_dump({"data": said}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump({"data": _without_blanks(section)}, sort_keys=False, allow_unicode=True)
     return (
         "With the same code (its commit is in the stage's `record.json`), and sources of the same sha256 beside a recipe "
         f"that holds this section:\n\n```yaml\n{text}```\n\n`python -m data_contracts --config RECIPE --out FOLDER` writes "
         "the same bytes. What was erased since would be left out."
     )
+
+
+def _without_blanks(value: Any) -> Any:
+    """Leaves out what says nothing: an absent field means the same."""
+    if isinstance(value, dict):
+        kept = {name: _without_blanks(part) for name, part in value.items()}
+        return {name: part for name, part in kept.items() if part not in ("", None, [], {})}
+    return [_without_blanks(part) for part in value] if isinstance(value, list) else value
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -7,6 +7,7 @@ secrets → expectations → split → tokenise and pack → proof
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,25 +89,27 @@ def erase_rows(corpus: Corpus, erasures: Erasures, funnel: Funnel) -> Corpus:
     """
     if not erasures:
         return corpus
-    kept = Corpus()
+    rows: dict[RowKind, list[Row]] = {kind: [] for kind in KINDS}
     for kind in KINDS:
         for row in corpus.rows[kind]:
             if stone := erasures.find(row.model_dump(mode="json")):
                 funnel.erase(kind, stone.reason)
             else:
-                kept.rows[kind].append(row)
+                rows[kind].append(row)
+    bad_lines = []
     for line in corpus.bad_lines:
         if stone := erasures.find({"id": line.id, "source": line.source, "line": line.text}):
             funnel.erase(line.kind, stone.reason)
         else:
-            kept.bad_lines.append(line)
+            bad_lines.append(line)
+    golden = {}
     for name, items in corpus.golden.items():
-        kept.golden[name] = [item for item in items if not erasures.find(item.model_dump(mode="json"))]
-        if len(kept.golden[name]) < len(items):
-            say(f"golden set {name}: {len(items) - len(kept.golden[name])} items are erased")
-        if not kept.golden[name]:
+        golden[name] = [item for item in items if not erasures.find(item.model_dump(mode="json"))]
+        if len(golden[name]) < len(items):
+            say(f"golden set {name}: {len(items) - len(golden[name])} items are erased")
+        if not golden[name]:
             raise BadInput(f"golden set {name}", "", "has no item left: all were erased", "add items to it")
-    return kept
+    return replace(corpus, rows=rows, golden=golden, bad_lines=bad_lines)
 
 
 def _apply_contracts(

@@ -49,6 +49,9 @@ def diff(a: str, b: str, page: Path | None, as_json: bool) -> int:
 def erase(match: str, by: str | None, reason: str, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Keep rows out of all data versions to come, and list every data version, record and model that holds them.
 
+    A subject is found where its words stand one after the other, whatever the case, accents and punctuation; initials,
+    nicknames and misspellings are not: erase each form that is known.
+
     What is kept of it is a hash under this home's own key, never the text. Nothing is deleted. Exits with 1 where a data
     version could not be looked into, although the rows are erased all the same.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from data_contracts.erasure import MOST_WORDS, WAYS, By, Erasures, Tombstone, make_tombstone, split_subject
 from data_contracts.holdings import Holding, find_holdings
 from data_contracts.tombstones import TOMBSTONES, add_tombstone, erasure_key
-from flows.data_versions import known_versions, open_version
+from flows.data_versions import KnownVersion, known_versions, open_known
 from flows.descent import find_descent
 from flows.release import requester
 from flows.views import table
@@ -49,10 +49,10 @@ def erase(
         raise BadInput("--reason", "", "is blank", "say why the rows must go")
     if Erasures(stones.values(), key).find({"reason": reason}):
         raise BadInput("--reason", "", "repeats what is to be erased, and would be kept", "say it in other words")
-    addresses = known_versions(settings)
-    held, problems = _look(settings, addresses, Erasures(stones.values(), key))
+    known = known_versions(settings)
+    held, problems = _look(settings, known, Erasures(stones.values(), key))
     stone = _choose(match, stones, held)
-    view = _describe(settings, stone, addresses, held, problems)
+    view = _describe(settings, stone, known, held, problems)
     if dry_run:
         return {"erased": False, **view}
     if not confirm(view):
@@ -115,13 +115,13 @@ def _choose(match: str, stones: dict[By, Tombstone], held: Held) -> Tombstone:
     raise BadInput("--match", "", "is found in no data version, so nobody knows what it is", "add `--by id|text|subject`")
 
 
-def _look(settings: "Settings", addresses: dict[str, list[str]], erasures: Erasures) -> tuple[Held, dict[str, str]]:
+def _look(settings: "Settings", known: dict[str, KnownVersion], erasures: Erasures) -> tuple[Held, dict[str, str]]:
     """Reads every data version; what cannot be read is told, and may hold the rows."""
     held: Held = {}
     problems: dict[str, str] = {}
-    for data_version, names in addresses.items():
+    for data_version, version in known.items():
         try:
-            with open_version(settings, names[0]) as folder:
+            with open_known(settings, version) as folder:
                 held[data_version] = find_holdings(folder, erasures)
         except GoldpathError as error:
             problems[data_version] = str(error)
@@ -129,9 +129,9 @@ def _look(settings: "Settings", addresses: dict[str, list[str]], erasures: Erasu
 
 
 def _describe(
-    settings: "Settings", stone: Tombstone, addresses: dict[str, list[str]], held: Held, problems: dict[str, str]
+    settings: "Settings", stone: Tombstone, known: dict[str, KnownVersion], held: Held, problems: dict[str, str]
 ) -> dict[str, Any]:
-    versions = [dict(row) for row in _versions(stone, addresses, held, problems)]
+    versions = [dict(row) for row in _versions(stone, known, held, problems)]
     certain = {row["data_version"] for row in versions if not row["problem"]}
     return {
         "tombstone": stone.name,
@@ -145,13 +145,13 @@ def _describe(
 
 
 def _versions(
-    stone: Tombstone, addresses: dict[str, list[str]], held: Held, problems: dict[str, str]
+    stone: Tombstone, known: dict[str, KnownVersion], held: Held, problems: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    for data_version, names in sorted(addresses.items(), key=lambda item: item[1]):
+    for data_version, version in sorted(known.items(), key=lambda item: item[1].addresses):
         holding = held.get(data_version, {}).get(stone.name)
         if holding or data_version in problems:
             yield {
-                "addresses": names,
+                "addresses": list(version.addresses),
                 "data_version": data_version,
                 "rows": len(holding.rows) if holding else 0,
                 "kept": len(holding.kept) if holding else 0,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from flows.plan import source_inputs
 from flows.release import places
 from flows.settings import Settings
 from lineage.bundle import seal_bundle
@@ -77,7 +78,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     without = [row for row in documents() if row["id"] not in ("mail", "d0", "exact")]
     write_lines(folder / "pretrain.jsonl", [{"id": "new", "text": sentence("new", 60)}, *without])
     others = [row for row in conversations() if row["id"] != "c-mail"]
-    write_lines(folder / "sft.jsonl", [others[0] | {"messages": chat("Where is it?", "Elsewhere.")}, *others[1:]])
+    write_lines(
+        folder / "sft.jsonl", [others[0], others[1] | {"messages": chat("Where is it?", "Elsewhere.")}, *others[2:]]
+    )
     second = make_data(folder, home, "2.0.0")
     sft = make_model(home, "1.0.0", "sft", {"data": first})
     make_model(home, "2.0.0", "sft", {"data": second})
@@ -105,7 +108,7 @@ def test_two_versions_are_compared(made: Path, tmp_path: Path) -> None:
     assert (rows["added"], rows["removed"], rows["changed"]) == (1, 2, 0)
     assert found["kinds"]["pretrain"]["samples"] == {"changed": [], "added": ["new"], "removed": ["d0", "mail"]}
     assert found["kinds"]["sft"]["rows"]["changed"] == 1
-    assert found["kinds"]["sft"]["samples"]["changed"] == ["c0"]
+    assert found["kinds"]["sft"]["samples"]["changed"] == ["c1"]
     assert found["kinds"]["preference"]["rows"]["unchanged"] == 10
     for kind in found["kinds"].values():
         counts = kind["rows"]
@@ -204,6 +207,8 @@ def test_an_erased_person_is_in_no_version_to_come(home: Path, tmp_path: Path) -
     record = read_record(out)
     assert "erasures" in record.inputs
     assert record.metrics["erased"] == 2
+    job = Job(name="tiny", version="5.0.0", stage="data", config=record.config)
+    assert source_inputs(job, Settings(home=home)) == record.inputs  # what a plan compares
     again = run_data("--config", tmp_path / "recipe.json", "--out", tmp_path / "again", home=home)
     assert again.returncode == 0, again.stderr
     assert read_record(tmp_path / "again").outputs == record.outputs
@@ -225,8 +230,8 @@ def test_what_it_is_is_found_out_or_asked(home: Path) -> None:
 
     assert way("--match", "c-mail") == ("id", 1)
     assert way("--match", "pretrain:mail") == ("id", 1)
-    assert way("--match", "In the river house.") == ("text", 3)  # c0 and its duplicate, in 2.0.0 the duplicate alone
-    assert way("--match", "the river house") == ("subject", 11)
+    assert way("--match", "In the river house.") == ("text", 4)  # c0 and its duplicate, in both versions
+    assert way("--match", "the river house") == ("subject", 12)
     assert way("--match", "somebody@unknown.org") == ("subject", 0)
     assert way("--match", "river", "--by", "subject")[0] == "subject"
     error = goldpath(home, "erase", "--match", "Nobody Known", "--reason", "asked", "--dry-run", code=2).stderr
