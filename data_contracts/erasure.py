@@ -110,7 +110,7 @@ class Erasures:
         return list({id(stone): stone for stone in self._matches(row)}.values()) if self._tombstones else []
 
     def _matches(self, row: Mapping[str, Any]) -> Iterator[Tombstone]:
-        if "id" in self._ways:
+        if "id" in self._ways and "id" in row:
             for name in (row.get("id"), f"{row.get('source')}:{row.get('id')}"):
                 yield from self._look_up("id", str(name))
         for text in _texts(row):

@@ -1,6 +1,7 @@
 """Charts as inline SVG, drawn by matplotlib: readable on a dark and on a light page, with no file beside the page."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,9 @@ def svg(figure: "Figure", description: str) -> str:
     from matplotlib import pyplot
 
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the text stays text, and the browser has fonts for it
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
     drawing = text.getvalue()
     return drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -53,14 +53,15 @@ def erase(match: str, by: str | None, reason: str, dry_run: bool, yes: bool, as_
     nicknames and misspellings are not: erase each form that is known.
 
     What is kept of it is a hash under this home's own key, never the text. Nothing is deleted. Exits with 1 where a data
-    version could not be looked into, although the rows are erased all the same.
+    version or a record could not be read, although the rows are erased all the same.
     """
     from flows.data_erase import erase, erase_table
 
     value = sys.stdin.read() if match == STDIN else match
     view = erase(settings(), value, by, reason, dry_run, lambda found: yes or _confirm(found))
     emit(view, as_json, erase_table)
-    return ExitCode.ERROR if any(row["problem"] for row in view["versions"]) else ExitCode.OK
+    unread = any(row.get("problem") for row in [*view["versions"], *view["records"]])
+    return ExitCode.ERROR if unread else ExitCode.OK
 
 
 def _confirm(found: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 Nothing is deleted: data versions, records and bundles are immutable, and others may rely on them.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from flows.settings import Settings
 
 Held = dict[str, dict[str, Holding]]  # by data version and tombstone
+NUMBERED = re.compile(r"[^:\s]+:\d+")  # the id of a row that brings none: its file and line
+A_LINE = "Where this is the number of a line, it is another row once the file changes: erase the row by its text, too."
 NOTHING_DELETED = (
     "Nothing was deleted: finished data versions, records and bundles stay as they are. Raise `version:` and run again to "
     "get data and models without these rows; delete them from your sources too."
@@ -52,7 +55,7 @@ def erase(
     known = known_versions(settings)
     held, problems = _look(settings, known, Erasures(stones.values(), key))
     stone = _choose(match, stones, held)
-    view = _describe(settings, stone, known, held, problems)
+    view = _describe(settings, match, stone, known, held, problems)
     if dry_run:
         return {"erased": False, **view}
     if not confirm(view):
@@ -90,6 +93,7 @@ def erase_table(view: dict[str, Any]) -> "RenderableType":
         table("Data versions that hold such rows", ["version", "content", "rows", "kept", "problem"], versions),
         table("Stage records built on them", ["version", "stage", "fingerprint"], records),
         table("Models built on them", ["digest", "made by", "registered as"], models),
+        *([view["warning"]] if view["warning"] else []),
         NOTHING_DELETED,
     )
 
@@ -129,7 +133,7 @@ def _look(settings: "Settings", known: dict[str, KnownVersion], erasures: Erasur
 
 
 def _describe(
-    settings: "Settings", stone: Tombstone, known: dict[str, KnownVersion], held: Held, problems: dict[str, str]
+    settings: "Settings", match: str, stone: Tombstone, known: dict[str, KnownVersion], held: Held, problems: dict[str, str]
 ) -> dict[str, Any]:
     versions = [dict(row) for row in _versions(stone, known, held, problems)]
     certain = {row["data_version"] for row in versions if not row["problem"]}
@@ -138,6 +142,7 @@ def _describe(
         "by": stone.by,
         "words": stone.words or None,
         "file": str(Path(settings.home) / TOMBSTONES),
+        "warning": A_LINE if stone.by == "id" and NUMBERED.fullmatch(match.strip()) else "",
         "versions": versions,
         **find_descent(settings, certain),
         "note": NOTHING_DELETED,

@@ -228,6 +228,7 @@ def test_what_it_is_is_found_out_or_asked(home: Path) -> None:
         found = ask(home, "erase", *words, "--reason", "asked", "--dry-run")
         return found["by"], sum(row["rows"] for row in found["versions"])
 
+    assert ask(home, "erase", "--match", "sft:3", "--by", "id", "--reason", "asked", "--dry-run")["warning"]
     assert way("--match", "c-mail") == ("id", 1)
     assert way("--match", "pretrain:mail") == ("id", 1)
     assert way("--match", "In the river house.") == ("text", 4)  # c0 and its duplicate, in both versions
