@@ -7,7 +7,7 @@ an equal card, and with it an equal data version. Licences stand in a YAML heade
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lineage.files import sha256_file, write_atomic
 
 CARD = "data_card.md"
 MOST_SOURCES = 20  # rows of the table of sources; data sets name thousands of origins
-PLACES = ("tokenizer", "chat_template")  # fields of the section that are paths
+TEMPLATES = "columns"  # a field of a source whose texts may look like paths
 PERSONAL = ("pii", "phone_region")  # what the names of the fields about personal data begin with
 
 
@@ -64,17 +64,30 @@ def write_card(out: Path, config: DataConfig, inputs: Mapping[str, str]) -> None
 def portable_section(config: DataConfig) -> dict[str, Any]:
     """Returns the `data:` section with paths relative to the folder that all of them share: no machine's folders in it."""
     section = config.model_dump(mode="json")
-    paths = [place[key] for place, key in _places(section)]
-    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120  (text, no file)
-    for place, key in _places(section):
-        place[key] = os.path.relpath(place[key], root)
-    return section
+    folders = [os.path.dirname(path) for path in _paths(section)]  # noqa: PTH120  (a pattern or a folder is no `Path` to open)
+    root = os.path.commonpath(folders) if folders else ""
+    portable: dict[str, Any] = _rewrite_paths(section, lambda path: os.path.relpath(path, root))
+    return portable
 
 
-def _places(section: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Where the section holds paths of this machine."""
-    candidates = [(source, "path") for source in section["sources"]] + [(section, name) for name in PLACES]
-    return [(place, key) for place, key in candidates if Path(place.get(key) or "").is_absolute()]
+def _paths(section: dict[str, Any]) -> list[str]:
+    found: list[str] = []
+
+    def note(path: str) -> str:
+        found.append(path)
+        return path
+
+    _rewrite_paths(section, note)
+    return found
+
+
+def _rewrite_paths(value: Any, change: Callable[[str], str]) -> Any:
+    """Returns a value of the section with every path of this machine changed; templates of texts hold none."""
+    if isinstance(value, dict):
+        return {name: part if name == TEMPLATES else _rewrite_paths(part, change) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rewrite_paths(part, change) for part in value]
+    return change(value) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _header(config: DataConfig) -> str:
