@@ -48,7 +48,8 @@ def diff_table(view: dict[str, Any]) -> "RenderableType":
     tables = [table(kind, columns, [list(line) for line in kind_lines(found)]) for kind, found in view["kinds"].items()]
     if rules := list(rule_lines(view)):
         tables.append(table("Rows that broke a rule", columns, [list(line) for line in rules]))
-    tables.append(table("Golden sets", columns, [list(line) for line in golden_lines(view)]))
+    if golden := golden_lines(view):
+        tables.append(table("Golden sets", columns, [list(line) for line in golden]))
     notes = [] if view["same_tokenizer"] else ["The tokenizers differ: tokens of the two do not compare."]
     if view.get("page"):
         notes.append(f"As a page: {view['page']}")
@@ -84,7 +85,7 @@ def kind_lines(found: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     said = ", ".join(f"{changes[name]:,} {name}" for name in ("unchanged", "changed", "added", "removed"))
     yield "rows", "", "", said + (f"; {changes['renamed']:,} have another id" if changes["renamed"] else "")
     if changes["validated_on_trained"]:
-        yield "validation", "", "", f"{changes['validated_on_trained']:,} rows of it were training rows before"
+        yield "leakage", "", "", f"{changes['validated_on_trained']:,} validation rows of B are training rows of A"
     for name, pair in found["tokens"].items():
         yield _line(name.replace("_", " "), pair)
     lengths = found["lengths"]

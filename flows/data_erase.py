@@ -72,9 +72,7 @@ def erase_table(view: dict[str, Any]) -> "RenderableType":
         [", ".join(row["addresses"]), row["data_version"][:12], f"{row['rows']:,}", f"{row['kept']:,}", row["problem"]]
         for row in view["versions"]
     ]
-    records = [
-        [row["address"], row["stage"], row.get("problem", row.get("fingerprint", ""))[:60]] for row in view["records"]
-    ]
+    records = [[row["address"], row["stage"], row.get("problem") or row["fingerprint"][:12]] for row in view["records"]]
     models = [
         [
             row["digest"],
