@@ -28,19 +28,24 @@ def run(path: Path, out: Path) -> int:
     """Runs the data stage, or says that it already finished."""
     from data_contracts.job import load_data_job, tokenizer_folder
     from data_contracts.sources import source_digests
+    from data_contracts.tombstones import load_erasures
+    from data_contracts.version import home_folder
     from lineage.stage import StageRun
 
     job, config = load_data_job(path)
-    with StageRun(job, out, source_digests(config)) as stage:
+    erasures = load_erasures(home_folder())
+    with StageRun(job, out, source_digests(config) | erasures.inputs()) as stage:
         if stage.finished:
             from data_contracts.prepare import say
 
             say("already finished, reused")
         else:
+            from data_contracts.card import write_card
             from data_contracts.prepare import prepare, say
             from data_contracts.version import version_data
 
-            metrics = prepare(config, out, tokenizer_folder(job), stage.inputs)
+            metrics = prepare(config, out, tokenizer_folder(job), stage.inputs, erasures)
+            write_card(out, config, stage.inputs)
             say("versioning")
             stage.finish(metrics, version_data(out, job.name, job.version))
         assert stage.finished is not None

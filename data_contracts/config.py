@@ -47,6 +47,7 @@ class Source(Section):
         split: of `hub` and of a folder that `datasets` saved, the split; "" is `train` where there are several.
         epochs: how often the training rows are packed. With 2.5 all come twice, and about half of them, as the seed
             chooses, once more; with 0.5 that half alone. Rows that are not packed stay among the kept ones.
+        license: under which licence the rows may be used, such as `cc-by-4.0` (SPDX); the data card says it.
     """
 
     kind: Literal["files", "jsonl", "hub", "stdlib"] = "files"
@@ -79,6 +80,8 @@ class Source(Section):
         for template in columns.values():
             check_template(template)
         return columns
+
+    license: str = ""
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:

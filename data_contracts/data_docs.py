@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineage.files import write_atomic
+from lineage.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
@@ -45,6 +45,17 @@ def write_data_docs(folder: Path, results: Mapping[str, "ExpectationSuiteValidat
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs</title>{_STYLE}'
     table = "<table><tr><th>rows</th><th>rules</th><th>outcome</th></tr>" + "\n".join(lines) + "</table>"
     write_atomic(folder / "index.html", f"{head}\n<body><h1>Data contracts</h1>\n{table}</body></html>\n")
+
+
+def write_outcomes(path: Path, results: Mapping[str, "ExpectationSuiteValidationResult"]) -> None:
+    """Writes by row kind and rule how many rows were checked and how many broke it, so that versions can be compared."""
+    outcomes: dict[str, dict[str, dict[str, int]]] = {}
+    for kind, result in results.items():
+        for outcome in result.results:
+            broken = len(outcome.result.get("unexpected_index_list") or [])
+            counts = {"checked": int(outcome.result.get("element_count", 0)), "broken": broken}
+            outcomes.setdefault(kind, {})[outcome.expectation_config.meta["rule"]] = counts
+    write_json(path, outcomes)
 
 
 def make_plain(page: str) -> str:

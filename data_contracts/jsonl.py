@@ -1,7 +1,7 @@
 """Rows as JSON lines: one row a line, UTF-8, fields in the order of the schema, so that equal rows are equal bytes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +27,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Reads a file that this stage wrote; a foreign file is read by `sources`, which explains what is wrong with it."""
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
+
+
+def stream_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file that this stage wrote, one after the other."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,27 +1,29 @@
 """The data stage, top to bottom: sources → contracts → packed tokens.
 
-read → normalise → exact and near-duplicate removal → decontamination → personal data and secrets → expectations
-→ split → tokenise and pack → proof
+read → leave out what was erased → normalise → exact and near-duplicate removal → decontamination → personal data and
+secrets → expectations → split → tokenise and pack → proof
 """
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_contracts.clean import normalise, normalise_row
 from data_contracts.config import KINDS, DataConfig, RowKind
-from data_contracts.data_docs import write_data_docs
+from data_contracts.data_docs import write_data_docs, write_outcomes
 from data_contracts.decontaminate import GoldenIndex, find_contaminated, freeze_golden, index_golden, write_proof
 from data_contracts.dedup import find_exact, find_near
 from data_contracts.encode import Piece, encode_rows
+from data_contracts.erasure import Erasures
 from data_contracts.expectations import check_rows
 from data_contracts.jsonl import write_jsonl
 from data_contracts.mixture import count_copies, repeat_pieces
 from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
 from data_contracts.pii import screen_rows
-from data_contracts.quarantine import Funnel, Reason
+from data_contracts.quarantine import FILES, Funnel, Reason
 from data_contracts.rows import Document, Example, Row, rewrite_golden
 from data_contracts.sources import Corpus, read_sources
 from data_contracts.split import PARTS, Part, split_rows
@@ -37,27 +39,32 @@ Split = dict[tuple[RowKind, Part], list[Row]]
 
 
 def prepare(
-    config: DataConfig, out: Path, base_tokenizer: Path | None = None, digests: Mapping[str, str] | None = None
+    config: DataConfig,
+    out: Path,
+    base_tokenizer: Path | None = None,
+    digests: Mapping[str, str] | None = None,
+    erasures: Erasures | None = None,
 ) -> dict[str, Metric]:
     """Runs the data stage in a folder and returns its metrics. Equal sources and configuration give equal bytes.
 
     Args:
         base_tokenizer: the folder of a base model, whose tokenizer the rows are packed with.
         digests: of the sources, as the stage's identity has them (`source_digests`).
+        erasures: what must not be in any file that is written.
 
     Raises:
         BadInput: a source, a line, or the tokenizer is wrong; or no row of a kind keeps its contract.
         GoldpathError: a law of this stage was broken: rows got lost, or a golden item is in the final rows.
     """
     say("reading sources")
-    corpus = read_sources(config, digests)
+    funnel = Funnel()
+    corpus = erase_rows(read_sources(config, digests), erasures or Erasures(), funnel)
     golden = {name: [rewrite_golden(item, normalise) for item in items] for name, items in sorted(corpus.golden.items())}
     freeze_golden(golden, out / "golden")
     for kind in KINDS:
         write_jsonl(out / "raw" / f"{kind}.jsonl", (row.model_dump(mode="json") for row in corpus.rows[kind]))
 
     tokenizer = _given_tokenizer(config, base_tokenizer, corpus)
-    funnel = Funnel()
     tools = _offers_tools(corpus)
     control = control_tokens(tokenizer, tools=tools)
     kept = _apply_contracts(config, corpus, index_golden(golden), control, funnel, out)
@@ -78,6 +85,37 @@ def prepare(
     funnel.write(out, counts)
     write_proof(out, golden)
     return _metrics(counts, num_tokens)
+
+
+def erase_rows(corpus: Corpus, erasures: Erasures, funnel: Funnel) -> Corpus:
+    """Returns the corpus without rows, golden items and bad lines that a tombstone names.
+
+    Raises:
+        BadInput: nothing is left of a golden set.
+    """
+    if not erasures:
+        return corpus
+    rows: dict[RowKind, list[Row]] = {kind: [] for kind in KINDS}
+    for kind in KINDS:
+        for row in corpus.rows[kind]:
+            if stone := erasures.find(row.model_dump(mode="json")):
+                funnel.erase(kind, stone.reason)
+            else:
+                rows[kind].append(row)
+    bad_lines = []
+    for line in corpus.bad_lines:
+        if stone := erasures.find({"id": line.id, "source": line.source, "line": line.text}):
+            funnel.erase(line.kind, stone.reason)
+        else:
+            bad_lines.append(line)
+    golden = {}
+    for name, items in corpus.golden.items():
+        golden[name] = [item for item in items if not erasures.find(item.model_dump(mode="json"))]
+        if len(golden[name]) < len(items):
+            say(f"golden set {name}: {len(items) - len(golden[name])} items are erased")
+        if not golden[name]:
+            raise BadInput(f"golden set {name}", "", "has no item left: all were erased", "add items to it")
+    return replace(corpus, rows=rows, golden=golden, bad_lines=bad_lines)
 
 
 def _apply_contracts(
@@ -112,6 +150,7 @@ def _apply_contracts(
     if not any(kept.values()):
         raise BadInput("data", "sources", "hold no training rows", "add a source with rows")
     write_data_docs(out / "data_docs", results)
+    write_outcomes(out / "contracts.json", results)
     return kept
 
 
@@ -215,7 +254,7 @@ def _refuse_empty(kind: RowKind, rows: Sequence[Row], funnel: Funnel) -> None:
 def _metrics(counts: Mapping[RowKind, Mapping[str, int]], num_tokens: Mapping[RowKind, int]) -> dict[str, Metric]:
     present = [kind for kind in KINDS if counts[kind]["rows_in"]]
     metrics: dict[str, Metric] = {f"rows_{kind}": counts[kind]["kept"] for kind in present}
-    for outcome in ("quarantined", "duplicates", "contaminated"):
+    for outcome in FILES:
         metrics[outcome] = sum(counts[kind][outcome] for kind in KINDS)
     return metrics | {f"tokens_{kind}": num_tokens[kind] for kind in present}
 

@@ -14,11 +14,12 @@ from data_contracts.split import PARTS, Part
 from lineage.errors import GoldpathError
 from lineage.files import write_json
 
-Outcome = Literal["quarantined", "duplicates", "contaminated"]
+Outcome = Literal["quarantined", "duplicates", "contaminated", "erased"]
 FILES: dict[Outcome, str] = {
     "quarantined": "quarantine.jsonl",
     "duplicates": "duplicates.jsonl",
     "contaminated": "contaminated.jsonl",
+    "erased": "erased.jsonl",
 }
 
 
@@ -57,6 +58,11 @@ class Funnel:
             self._note(outcome, row.id, row.source, row.kind, stage, reasons[position], row.model_dump(mode="json"))
         return [row for position, row in enumerate(rows) if position not in reasons]
 
+    def erase(self, kind: RowKind, reason: Reason) -> None:
+        """Counts a row or a line that a tombstone keeps out, and keeps nothing of it."""
+        self.enter(kind, 1)
+        self._note("erased", "", "", kind, "erase", reason, {})
+
     def remove_bad_line(self, line: BadLine) -> None:
         """Counts a line that is no row and puts it into quarantine."""
         self.enter(line.kind, 1)
@@ -64,7 +70,7 @@ class Funnel:
         self._note("quarantined", line.id, line.source, line.kind, "read", reason, {"line": line.text})
 
     def counts(self, final: Mapping[tuple[RowKind, Part], int]) -> dict[RowKind, dict[str, int]]:
-        """Returns the funnel by kind, after checking the law: rows in = kept + quarantined + duplicates + contaminated.
+        """Returns the funnel by kind, after checking the law: in = kept + quarantined + duplicates + contaminated + erased.
 
         Args:
             final: how many rows every part of every kind holds.
@@ -106,4 +112,7 @@ class Funnel:
         self, outcome: Outcome, id_: str, source: str, kind: RowKind, stage: str, reason: Reason, row: dict[str, Any]
     ) -> None:
         entry = {"id": id_, "source": source, "kind": kind, "stage": stage, "rule": reason.rule, "reason": reason.text}
-        self.removed[outcome].append({**entry, "row": row})
+        if outcome == "erased":  # an id or a source may be what was to be erased
+            self.removed[outcome].append({name: entry[name] for name in ("kind", "stage", "rule", "reason")})
+        else:
+            self.removed[outcome].append({**entry, "row": row})

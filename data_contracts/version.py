@@ -37,6 +37,11 @@ CONFIG = """\
 """
 
 
+def home_folder() -> Path:
+    """Returns Goldpath's home: `$GOLDPATH_HOME`, or `.goldpath` in the current folder."""
+    return Path(os.environ.get("GOLDPATH_HOME", ".goldpath")).absolute()
+
+
 def version_data(out: Path, name: str, version: str) -> str:
     """Pushes a finished folder to the remote and returns its data version: DVC's md5 of the folder, `….dir`.
 
@@ -86,6 +91,24 @@ def restore_version(name: str, version: str, out: Path) -> str:
         return str(promised.hash_info.value)
 
 
+def list_versions() -> dict[tuple[str, str], str]:
+    """Returns every data version of this home that has a pointer: DVC's md5 by (name, version).
+
+    Raises:
+        Tampered: a pointer is none.
+    """
+    import yaml
+
+    found = {}
+    for path in sorted((home_folder() / "versions").glob("*/*.dvc")):
+        try:
+            md5 = str(yaml.safe_load(path.read_bytes())["outs"][0]["md5"])
+        except (yaml.YAMLError, LookupError, TypeError):
+            raise Tampered(path, "outs", "names no data version", "run the data stage of that version again") from None
+        found[path.parent.name, path.name.removesuffix(".dvc")] = md5
+    return found
+
+
 def hash_folder(folder: Path) -> str:
     """Returns DVC's name for a folder's content, computed from the bytes; DVC itself trusts its notes of earlier times."""
     from dvc.fs import LocalFileSystem
@@ -108,7 +131,7 @@ def _first_difference(folder: Path, promised: "Tree") -> str:
 @contextmanager
 def _repository() -> Iterator["Repo"]:
     """Opens the repository of data versions under a lock of its own, and makes it first where there is none."""
-    home = Path(os.environ.get("GOLDPATH_HOME", ".goldpath")).absolute()
+    home = home_folder()
     root = home / "versions"
     os.environ["DVC_SITE_CACHE_DIR"] = str(home / "dvc" / "index")  # else it is /var/tmp/dvc, shared by all users
     if not (root / ".dvc" / "config").is_file():

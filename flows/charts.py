@@ -1,6 +1,7 @@
 """Charts as inline SVG, drawn by matplotlib: readable on a dark and on a light page, with no file beside the page."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,31 +19,31 @@ ROLE_COLOURS = {"candidate": 0, "sft": 1, "dpo": 2, "kto": 2, "pretrain": 3, "ch
 
 def loss_curves(histories: Histories) -> str:
     """Draws one panel per training stage: loss by step, validation loss as dots, restarts as dashed lines."""
-    figure, axes = _panels(len(histories), height=2.6)
+    figure, axes = panels(len(histories), height=2.6)
     for axis, (title, rows) in zip(axes, histories.items(), strict=True):
         _line(axis, rows, "loss", COLOURS[0], "training")
         _line(axis, rows, "validation_loss", COLOURS[1], "validation", marker="o", markersize=4)
         _mark_restarts(axis, rows)
         axis.set(title=title, xlabel="step", ylabel="loss")
-        _legend(axis)
-    return _svg(figure, "Loss by training step, one panel per stage")
+        legend(axis)
+    return svg(figure, "Loss by training step, one panel per stage")
 
 
 def rate_curves(histories: Histories) -> str:
     """Draws one panel per training stage: the learning rate by step, restarts as dashed lines."""
-    figure, axes = _panels(len(histories), height=1.8)
+    figure, axes = panels(len(histories), height=1.8)
     for axis, (title, rows) in zip(axes, histories.items(), strict=True):
         _line(axis, rows, "learning_rate", COLOURS[3], "learning rate")
         _mark_restarts(axis, rows)
         axis.set(title=title, xlabel="step", ylabel="learning rate")
         axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
         axis.yaxis.get_offset_text().set_color(INK)
-    return _svg(figure, "Learning rate by training step, one panel per stage")
+    return svg(figure, "Learning rate by training step, one panel per stage")
 
 
 def speed_curves(histories: Histories) -> str:
     """Draws one panel per training stage: useful tokens per second and, on the right, MFU in %."""
-    figure, axes = _panels(len(histories), height=2.2)
+    figure, axes = panels(len(histories), height=2.2)
     for axis, (title, rows) in zip(axes, histories.items(), strict=True):
         _line(axis, rows, "tokens_per_second", COLOURS[0], "tokens/s")
         axis.set(title=title, xlabel="step", ylabel="tokens/s")
@@ -54,12 +55,12 @@ def speed_curves(histories: Histories) -> str:
         right.tick_params(colors=INK)
         right.spines[:].set_visible(False)
         axis.yaxis.label.set_color(COLOURS[0])
-    return _svg(figure, "Tokens per second and MFU by training step, one panel per stage")
+    return svg(figure, "Tokens per second and MFU by training step, one panel per stage")
 
 
 def time_bars(histories: Histories) -> str:
     """Draws one bar per training stage: where the seconds of a mean step went."""
-    figure, (axis,) = _panels(1, height=0.9 + 0.4 * len(histories))
+    figure, (axis,) = panels(1, height=0.9 + 0.4 * len(histories))
     parts = ("data", "forward", "backward", "optimizer", "checkpoint", "validation", "other")
     for place, rows in enumerate(histories.values()):
         left = 0.0
@@ -72,7 +73,7 @@ def time_bars(histories: Histories) -> str:
     axis.invert_yaxis()
     axis.set(xlabel="seconds per step")
     axis.legend(frameon=False, labelcolor=INK, fontsize=8, ncol=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
-    return _svg(figure, "Where the time of a step goes, one bar per stage")
+    return svg(figure, "Where the time of a step goes, one bar per stage")
 
 
 def score_bars(metric: str, direction: str, scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -82,7 +83,7 @@ def score_bars(metric: str, direction: str, scores: Mapping[str, Mapping[str, fl
         direction: which way is better, `higher` or `lower`.
         scores: `value`, `low` and `high` by model label, drawn from top to bottom.
     """
-    figure, (axis,) = _panels(1, height=0.6 + 0.34 * len(scores))
+    figure, (axis,) = panels(1, height=0.6 + 0.34 * len(scores))
     labels = list(scores)
     values = [scores[label]["value"] for label in labels]
     below = [max(0.0, score["value"] - score["low"]) for score in scores.values()]
@@ -95,24 +96,24 @@ def score_bars(metric: str, direction: str, scores: Mapping[str, Mapping[str, fl
         axis.text(0.005, row, f" {value:.3g}", va="bottom", color=inside, fontsize=8, transform=axis.get_yaxis_transform())
     axis.invert_yaxis()
     axis.set_title(f"{metric} ({direction} is better)")
-    return _svg(figure, f"{metric} by model with confidence intervals")
+    return svg(figure, f"{metric} by model with confidence intervals")
 
 
 def funnel_bars(kinds: Mapping[str, Mapping[str, int]]) -> str:
-    """Draws where the rows of each kind went: kept, quarantined, duplicates, contaminated, as shares of rows in."""
-    parts = ("kept", "quarantined", "duplicates", "contaminated")
-    figure, (axis,) = _panels(1, height=0.9 + 0.4 * len(kinds))
+    """Draws where the rows of each kind went: kept, quarantined, duplicates, contaminated, erased, as shares of rows in."""
+    parts = ("kept", "quarantined", "duplicates", "contaminated", "erased")
+    figure, (axis,) = panels(1, height=0.9 + 0.4 * len(kinds))
     for row, counts in enumerate(kinds.values()):
         left = 0.0
-        for part, colour in zip(parts, (COLOURS[2], COLOURS[4], COLOURS[5], COLOURS[3]), strict=True):
-            share = 100 * counts[part] / max(1, counts["rows_in"])
+        for part, colour in zip(parts, (COLOURS[2], COLOURS[4], COLOURS[5], COLOURS[3], INK), strict=True):
+            share = 100 * counts.get(part, 0) / max(1, counts["rows_in"])
             axis.barh(row, share, left=left, color=colour, height=0.66, label=part if row == 0 else None)
             left += share
     axis.set_yticks(range(len(kinds)), [f"{kind} ({counts['rows_in']:,} in)" for kind, counts in kinds.items()])
     axis.invert_yaxis()
     axis.set(xlabel="% of rows in", xlim=(0, 100))
     axis.legend(frameon=False, labelcolor=INK, fontsize=8, ncol=len(parts), loc="lower left", bbox_to_anchor=(0, 1))
-    return _svg(figure, "Data funnel: where the rows of each kind went")
+    return svg(figure, "Data funnel: where the rows of each kind went")
 
 
 def canary_timeline(title: str, events: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +123,7 @@ def canary_timeline(title: str, events: Sequence[Mapping[str, Any]]) -> str:
         events: of the canary's timeline, in order: `event` and `seconds`; a `step` has its `weight` (%), a `look` has
             `canary_bad` and `stable_bad` (%, None where unknown).
     """
-    figure, (axis,) = _panels(1, height=2.4)
+    figure, (axis,) = panels(1, height=2.4)
     ended = {"promoted": 100.0, "rolled_back": 0.0}
     weights = [(0.0, 0.0)]
     for event in events:
@@ -138,11 +139,11 @@ def canary_timeline(title: str, events: Sequence[Mapping[str, Any]]) -> str:
                 *zip(*points, strict=True), "o--", color=colour, markersize=4, label=arm.replace("_bad", ": bad answers")
             )
     axis.set(title=title, xlabel="seconds", ylabel="%", ylim=(-4, 104))
-    _legend(axis)
-    return _svg(figure, f"Canary timeline of {title}")
+    legend(axis)
+    return svg(figure, f"Canary timeline of {title}")
 
 
-def _panels(count: int, height: float) -> "tuple[Figure, list[Axes]]":
+def panels(count: int, height: float) -> "tuple[Figure, list[Axes]]":
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -176,16 +177,18 @@ def _mark_restarts(axis: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
         step = row["step"]
 
 
-def _legend(axis: "Axes") -> None:
+def legend(axis: "Axes") -> None:
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, labelcolor=INK, fontsize=8)
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def svg(figure: "Figure", description: str) -> str:
     from matplotlib import pyplot
 
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the text stays text, and the browser has fonts for it
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
     drawing = text.getvalue()
     return drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

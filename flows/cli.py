@@ -1,23 +1,17 @@
 """The `goldpath` command. Each command parses, calls one room, and prints: data on stdout, progress on stderr."""
 
-import json
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.command import as_json, emit, settings
 from flows.data_commands import data
 from lineage.errors import BadInput, ExitCode, run_cli
 from lineage.privacy import switch_off_telemetry
 
-if TYPE_CHECKING:
-    from flows.settings import Settings
-
 EXIT_CODES = "Exit codes: 0 ok · 1 error · 2 bad input · 3 gate failed · 4 awaiting approval · 5 rolled back."
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -226,24 +220,6 @@ def main() -> None:
             raise KeyboardInterrupt from None
 
     run_cli(call)
-
-
-def settings() -> "Settings":
-    """Reads the settings from the environment (prefix GOLDPATH_)."""
-    from flows.settings import load_settings
-
-    return load_settings()
-
-
-def emit(data: Any, as_json: bool, render: Callable[[Any], Any]) -> int:
-    """Prints a result on stdout: JSON for programs, or what `render` makes of it for people."""
-    if as_json:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str), file=sys.__stdout__)
-    else:
-        from rich.console import Console
-
-        Console(file=sys.__stdout__).print(render(data))
-    return ExitCode.OK
 
 
 def _decide_on(address: str, verb: str, user: str, reason: str, as_json: bool) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data_contracts.config import DataConfig
 from data_contracts.sources import source_digests
+from data_contracts.tombstones import load_erasures
 from evaluation.config import EvaluationConfig
 from evaluation.suite import suite_digests
 from flows.recipe import NAME, OBJECTIVES, VERSION, Recipe
@@ -112,7 +113,7 @@ def decide(step: Step, settings: "Settings") -> Decision:
     """
     if any(_unfinished(parent, settings) for parent in step.job.parents.values()):
         return Decision("later")
-    fingerprint = step.job.fingerprint(step.job.inputs() | source_inputs(step.job))
+    fingerprint = step.job.fingerprint(step.job.inputs() | source_inputs(step.job, settings))
     if finished_record(step.job, step.out, fingerprint):
         return Decision("done")
     for folder, record in finished_stages(settings, step.job.stage):
@@ -181,10 +182,10 @@ def resolve_base(recipe: Recipe, settings: "Settings") -> Path | None:
     return find_base(base, recipe.model.revision, settings.hub)
 
 
-def source_inputs(job: Job) -> dict[str, str]:
-    """Returns digests of what a stage reads besides other stages: raw data, or an evaluation suite of the user's own."""
+def source_inputs(job: Job, settings: "Settings") -> dict[str, str]:
+    """Returns digests of what a stage reads besides other stages: raw data and erasures, or an evaluation suite."""
     if job.stage == "data":
-        return source_digests(DataConfig.model_validate(job.config))
+        return source_digests(DataConfig.model_validate(job.config)) | load_erasures(settings.home).inputs()
     if job.stage == "evaluate":
         return suite_digests(EvaluationConfig.model_validate(job.config))
     return {}

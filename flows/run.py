@@ -74,7 +74,7 @@ def run_evaluation(settings: "Settings", model: str, suite: str, golden: Path | 
         parents={"data": data, "candidate": bundle},
         reads={"data": ["golden/*"]},
     )
-    identity = job.fingerprint(job.inputs() | source_inputs(job))
+    identity = job.fingerprint(job.inputs() | source_inputs(job, settings))
     out = settings.home / "evaluations" / digest[:12] / f"{Path(suite).stem}-{identity[:12]}"
     run_stage(job, out, settings)
     record = read_record(out)
