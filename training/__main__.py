@@ -121,7 +121,9 @@ def _run(job: Job, config: TrainingJob, resources: Resources, path: Path, out: P
         if resources.engine == "single":
             raise error from None
         if processes.is_first or not isinstance(error, SaidByFirst):
-            print(f"{'error' if processes.is_first else f'rank {processes.rank}'}: {error}", file=sys.stderr)
+            # A lost connection follows from what another one says, or torchrun of it.
+            is_cause = processes.is_first and not isinstance(error, LostConnection)
+            print(f"{'error' if is_cause else f'rank {processes.rank}'}: {error}", file=sys.stderr)
         return _end(resources, error.exit_code)
     leave_processes()
     if result is not None:

@@ -263,7 +263,7 @@ def test_a_loss_that_explodes_names_step_and_rows(training_command: Command, tmp
     assert code == 1
     message = next(line for line in errors.splitlines() if line.startswith("error: "))
     assert "step 2: loss " in message
-    assert "training rows " in message
+    assert "packed rows " in message
     assert "Traceback" not in errors
     assert [path.name for path in (out / ".checkpoints").iterdir()] == ["step-000001"]
     assert not (out / "record.json").exists()
