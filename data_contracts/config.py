@@ -138,6 +138,16 @@ class DataConfig(Section):
         seed: order, split and the choices inside a stdlib source.
         on_bad_line: what a line does that is no JSON or no row: `stop` is an error that names it, `quarantine` counts it.
         on_contamination: what a training row does that repeats a golden item: `remove` takes it out, `stop` is an error.
+        decontaminate_against: further files of texts that must not be trained on: `.jsonl` (the question, prompt, problem,
+            instruction, text, or the user's longest message of each line) or `.txt` (a text per line).
+        quality: rules that documents must keep: `gopher`, `c4`, `fineweb`. They were made for English web pages.
+        languages: the languages that rows may be in (ISO 639-1, such as `en`); none allows all. What has fewer than 50
+            letters is in no language.
+        toxicity: what tells toxic rows: `phrases` (a short list of threats and insults), a `.txt` file of further such
+            phrases, one per line, or `module:function`, which gives a text's toxicity from 0 to 1; "" looks for none.
+        toxicity_threshold: the toxicity from which on a row is not kept.
+        on_poison: what a phrase does that looks like a backdoor's trigger (`poison.json` lists them): `report` keeps the
+            rows, `quarantine` takes those with it out, `stop` is an error.
         near_duplicate_threshold: documents whose sets of five-word shingles have at least this Jaccard similarity are one
             document; 0 leaves near-duplicates. Documents only: phrasings of one question are alike by design.
         pii_in_documents, pii_in_conversations: what personal data does: `redact` puts a typed placeholder such as `<email>`
@@ -171,6 +181,12 @@ class DataConfig(Section):
     seed: Count = 0
     on_bad_line: Literal["stop", "quarantine"] = "stop"
     on_contamination: Literal["remove", "stop"] = "remove"
+    decontaminate_against: tuple[str, ...] = ()
+    quality: tuple[Literal["gopher", "c4", "fineweb"], ...] = ()
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...] = ()
+    toxicity: Annotated[str, Field(pattern=r"^(phrases|.+\.txt|[\w.]+:\w+)?$")] = ""
+    toxicity_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    on_poison: Literal["report", "quarantine", "stop"] = "report"
     near_duplicate_threshold: Annotated[float, Field(ge=0, le=1)] = 0.8
     pii_in_documents: PiiPolicy = "redact"
     pii_in_conversations: PiiPolicy = "quarantine"

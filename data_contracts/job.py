@@ -39,6 +39,9 @@ def resolve_paths(config: DataConfig, folder: Path) -> DataConfig:
         return str((folder / path).resolve()) if path else ""
 
     changed: dict[str, Any] = {name: absolute(getattr(config, name)) for name in ("tokenizer", "chat_template")}
+    changed["decontaminate_against"] = tuple(map(absolute, config.decontaminate_against))
+    if config.toxicity.endswith(".txt"):
+        changed["toxicity"] = absolute(config.toxicity)
     changed["sources"] = [
         source.model_copy(update={"path": absolute_path(source.path, source.kind, folder)}) for source in config.sources
     ]

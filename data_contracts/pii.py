@@ -21,6 +21,7 @@ from data_contracts.detectors.phones import find_phones
 from data_contracts.quarantine import Reason
 from data_contracts.rows import Example, Row
 
+PLACEHOLDERS = tuple(f"<{kind}>" for kind in get_args(PiiClass))
 NO_OVERRIDES: Mapping[PiiClass, PiiPolicy] = {}
 
 

@@ -1,7 +1,7 @@
 """The data stage, top to bottom: sources → contracts → packed tokens.
 
 read → leave out what was erased → normalise → exact and near-duplicate removal → decontamination → personal data and
-secrets → expectations → split → tokenise and pack → proof
+secrets → poison scan → quality, languages, toxicity → expectations → split → tokenise and pack → proof
 """
 
 import sys
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from data_contracts.clean import normalise, normalise_row
 from data_contracts.config import KINDS, DataConfig, RowKind
 from data_contracts.data_docs import write_data_docs, write_outcomes
-from data_contracts.decontaminate import GoldenIndex, find_contaminated, freeze_golden, index_golden, write_proof
+from data_contracts.decontaminate import (
+    GoldenIndex,
+    count_words,
+    find_contaminated,
+    freeze_golden,
+    index_golden,
+    write_proof,
+)
 from data_contracts.dedup import find_exact, find_near
 from data_contracts.encode import Piece, encode_rows
 from data_contracts.erasure import Erasures
@@ -22,12 +29,16 @@ from data_contracts.expectations import check_rows
 from data_contracts.jsonl import write_jsonl
 from data_contracts.mixture import count_copies, repeat_pieces
 from data_contracts.pack import arrange, fill_rows, mismatch, write_packed
-from data_contracts.pii import screen_rows
+from data_contracts.pii import PLACEHOLDERS, screen_rows
+from data_contracts.poison import scan_rows
+from data_contracts.protected import read_protected
 from data_contracts.quarantine import FILES, Funnel, Reason
 from data_contracts.rows import Document, Example, Row, rewrite_golden
+from data_contracts.screen import screen_quality
 from data_contracts.sources import Corpus, read_sources
 from data_contracts.split import PARTS, Part, split_rows
 from data_contracts.tokenizer import control_tokens, load_tokenizer, save_tokenizer, train_tokenizer
+from data_contracts.triggers import Finding, find_poisoned, write_findings
 from lineage.errors import BadInput
 from lineage.record import Metric
 
@@ -61,13 +72,15 @@ def prepare(
     corpus = erase_rows(read_sources(config, digests), erasures or Erasures(), funnel)
     golden = {name: [rewrite_golden(item, normalise) for item in items] for name, items in sorted(corpus.golden.items())}
     freeze_golden(golden, out / "golden")
+    protected = read_protected(config.decontaminate_against)
+    counts = count_words((row for kind in KINDS for row in corpus.rows[kind]), golden, protected)
     for kind in KINDS:
         write_jsonl(out / "raw" / f"{kind}.jsonl", (row.model_dump(mode="json") for row in corpus.rows[kind]))
 
     tokenizer = _given_tokenizer(config, base_tokenizer, corpus)
     tools = _offers_tools(corpus)
     control = control_tokens(tokenizer, tools=tools)
-    kept = _apply_contracts(config, corpus, index_golden(golden), control, funnel, out)
+    kept = _apply_contracts(config, corpus, index_golden(golden, protected, counts), control, funnel, out)
     split: Split = {}
     for kind in KINDS:
         split[kind, "train"], split[kind, "validation"] = split_rows(kept[kind], config.validation_fraction, config.seed)
@@ -81,10 +94,10 @@ def prepare(
 
     for (kind, part), rows in split.items():
         write_jsonl(out / "rows" / kind / f"{part}.jsonl", (row.model_dump(mode="json") for row in rows))
-    counts = funnel.counts({key: len(rows) for key, rows in split.items()})
-    funnel.write(out, counts)
-    write_proof(out, golden)
-    return _metrics(counts, num_tokens)
+    ends = funnel.counts({key: len(rows) for key, rows in split.items()})
+    funnel.write(out, ends)
+    write_proof(out, golden, protected, counts)
+    return _metrics(ends, num_tokens)
 
 
 def erase_rows(corpus: Corpus, erasures: Erasures, funnel: Funnel) -> Corpus:
@@ -124,6 +137,7 @@ def _apply_contracts(
     """Takes out every row that may not be trained on, and writes Data Docs about those that reached the suite."""
     kept: dict[RowKind, list[Row]] = {}
     results: dict[str, ExpectationSuiteValidationResult] = {}
+    findings: list[Finding] = []
     for line in corpus.bad_lines:
         funnel.remove_bad_line(line)
     for kind in KINDS:
@@ -141,12 +155,19 @@ def _apply_contracts(
         policy = config.pii_in_documents if kind == "pretrain" else config.pii_in_conversations
         screened = screen_rows(rows, policy, config.phone_region, config.pii.overrides())
         rows = funnel.remove("quarantined", "personal_data", screened.rows, screened.quarantined)
+        findings += (suspicious := scan_rows(kind, rows, PLACEHOLDERS))
+        write_findings(out, findings)  # also where the next line stops the run: somebody will want to read them
+        if config.on_poison != "report":
+            rows = funnel.remove("quarantined", "poison", rows, _find_poisoned(rows, suspicious, config))
+        rows = funnel.remove("quarantined", "quality", rows, screen_quality(rows, config))
         if rows:
             checked = check_rows(kind, rows, config, control)
             results[kind] = checked.result
             rows = funnel.remove("quarantined", "expectations", rows, checked.reasons)
         kept[kind] = rows
         _refuse_empty(kind, rows, funnel)
+    if findings:
+        say(f"phrases that may be triggers of a backdoor: {len(findings)}; read {out / 'poison.json'}")
     if not any(kept.values()):
         raise BadInput("data", "sources", "hold no training rows", "add a source with rows")
     write_data_docs(out / "data_docs", results)
@@ -237,6 +258,15 @@ def _refuse_contamination(rows: Sequence[Row], found: Mapping[int, Reason]) -> N
         f"{reason.text} ({len(found)} {row.kind} rows do such a thing)",
         "delete those rows, or set `on_contamination: remove`",
     )
+
+
+def _find_poisoned(rows: Sequence[Row], findings: Sequence[Finding], config: DataConfig) -> dict[int, Reason]:
+    found = find_poisoned(rows, findings)
+    if found and config.on_poison == "stop":
+        row, reason = rows[min(found)], found[min(found)]
+        fix = "look at those rows, and delete them or set `on_poison: quarantine` or `report`"
+        raise BadInput(f"source {row.source}", row.id, f"{reason.text} ({len(found)} {row.kind} rows do)", fix)
+    return found
 
 
 def _refuse_empty(kind: RowKind, rows: Sequence[Row], funnel: Funnel) -> None:

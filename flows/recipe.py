@@ -131,6 +131,11 @@ def resolve_paths(value: dict[str, Any], folder: Path) -> None:
     if isinstance(model, dict) and (folder / str(model.get("base"))).exists():  # else it is NAME@VERSION or a hub name
         places.append((model, "base"))
     places.append((model, "config"))
+    if isinstance(data, dict):
+        if str(data.get("toxicity")).endswith(".txt"):  # else it names a classifier
+            places.append((data, "toxicity"))
+        if isinstance(against := data.get("decontaminate_against"), list):
+            data["decontaminate_against"] = [str((folder / path).resolve()) for path in map(str, against)]
     for section, key in places:
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
             section[key] = str((folder / section[key]).resolve())

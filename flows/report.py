@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html")
 STAGE_ORDER = ("data", "pretrain", "sft", "dpo", "kto", "evaluate", "gate", "canary")
+MOST_TRIGGERS = 20  # what a person reads; `poison.json` has them all
 MAIN_FIGURE = {  # what a person asks of a stage first: the figure, and what it is called in a table
     "data": {"tokens_pretrain": "pretraining tokens", "tokens_sft": "SFT tokens"},
     "pretrain": {"validation_loss": "validation loss"},
@@ -94,6 +95,8 @@ def _version(folder: Path, page_folder: Path) -> dict[str, Any]:
         match record.stage:
             case "data":
                 found["funnel"] = funnel_bars(_json(path / "funnel.json")["kinds"])
+                if (path / "poison.json").is_file():  # a data stage of an earlier release did not look for triggers
+                    found["triggers"] = _json(path / "poison.json")["findings"][:MOST_TRIGGERS]
             case "pretrain" | "sft" | "dpo" | "kto":
                 histories[record.stage] = _json_lines(path / "metrics.jsonl")
                 found |= {"data_version": record.stamp.data_version, "commit": record.stamp.commit}

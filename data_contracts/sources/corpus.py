@@ -9,6 +9,7 @@ from data_contracts.config import KINDS, DataConfig, RowKind
 from data_contracts.rows import GoldenItem, GoldenLine, Row, row_model
 from data_contracts.sources.feeds import BadLine, Feed, find_files, open_feeds, read_feed
 from data_contracts.sources.places import digest_of
+from data_contracts.toxicity import toxicity_file
 from lineage.errors import BadInput
 from lineage.files import list_files, sha256_file
 
@@ -28,7 +29,7 @@ class Corpus:
 
 
 def source_digests(config: DataConfig) -> dict[str, str]:
-    """Returns a digest per thing that the stage reads from outside: sources, a tokenizer folder, a chat template.
+    """Returns a digest per thing that the stage reads from outside: sources, tokenizer, chat template, further files.
 
     A source's digest covers all its files: the sha256 of one, or that of the list of names and digests of several. Of
     remote files it is what the store calls their bytes, else their sha256; of a data set of the hub, its commit.
@@ -54,6 +55,10 @@ def source_digests(config: DataConfig) -> dict[str, str]:
                 digests[f"data.tokenizer/{path.relative_to(folder).as_posix()}"] = _hash(path, "data.tokenizer")
     if config.chat_template:
         digests["data.chat_template"] = _hash(Path(config.chat_template), "data.chat_template")
+    for i, file in enumerate(config.decontaminate_against):
+        digests[f"data.decontaminate_against[{i}]"] = _hash(Path(file), f"data.decontaminate_against[{i}]")
+    if config.toxicity:
+        digests["data.toxicity"] = _hash(toxicity_file(config.toxicity), "data.toxicity")
     return digests
 
 

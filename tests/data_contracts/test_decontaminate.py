@@ -60,7 +60,7 @@ def test_the_proof_fails_where_a_golden_item_is_in_the_final_rows(tmp_path: Path
         for part in ("train", "validation"):
             write_lines(tmp_path / "rows" / kind / f"{part}.jsonl", [])
     write_proof(tmp_path, sets())
-    assert json.loads((tmp_path / "proof.json").read_text())["intersections"] == {"phrase": 0, "ngram": 0}
+    assert json.loads((tmp_path / "proof.json").read_text())["intersections"] == {"phrase": 0, "ngram": 0, "near": 0}
 
     (tmp_path / "proof.json").unlink()
     smuggled = {"id": "x", "messages": chat(f"Hey. {GOLDEN_QUESTION}", "yes"), "source": "t", "tags": []}
